@@ -1,0 +1,71 @@
+//! crun, and what has its command line.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Where one start of the runtime finds its things.
+#[derive(Debug)]
+pub struct Start {
+    /// The program.
+    pub program: PathBuf,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// State directory; it vanishes with the staging area, so that nothing has
+    /// to be deleted.
+    pub state: PathBuf,
+    /// Where the runtime writes its own errors.
+    pub log: PathBuf,
+    /// Socket for the terminal's master side, when there is a terminal.
+    pub console: Option<PathBuf>,
+    /// The container's id.
+    pub id: String,
+}
+
+/// The command that runs the bundle in the foreground, with descriptor 3 passed
+/// on to the container's PID 1. No cgroup is made: the runtime is already in
+/// the run's own where there is one.
+pub fn command(start: &Start) -> Command {
+    let mut command = Command::new(&start.program);
+    command
+        .arg("--root")
+        .arg(&start.state)
+        .arg("--log")
+        .arg(&start.log)
+        .args([
+            "--log-format",
+            "text",
+            "--cgroup-manager",
+            "disabled",
+            "run",
+            "--bundle",
+        ])
+        .arg(&start.bundle)
+        .args(["--preserve-fds", "1"]);
+    if let Some(console) = &start.console {
+        command.arg("--console-socket").arg(console);
+    }
+    command
+        .arg(&start.id)
+        .current_dir(&start.bundle)
+        .env_clear()
+        .envs(inherited_environment());
+    command
+}
+
+/// The caller's environment without what makes a runtime pass descriptors or
+/// sockets of the host on to the container.
+pub fn inherited_environment() -> Vec<(OsString, OsString)> {
+    const LEFT_OUT: [&str; 6] = [
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "XDG_RUNTIME_DIR",
+        "BELLJAR_HOME",
+    ];
+    env::vars_os()
+        .filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name == left_out))
+        .collect()
+}

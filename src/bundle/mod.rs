@@ -1,0 +1,14 @@
+//! Plan → OCI bundle. Pure rendering, but for `skeleton`, which writes the
+//! generated files below a directory that belljar has just made.
+
+mod output;
+pub mod seccomp;
+mod skeleton;
+mod spec;
+
+pub use output::{write_bundle, write_own_files};
+pub use skeleton::{write_root, write_shadows};
+pub use spec::{Place, Places, init_arguments, render};
+
+/// The init: a static program, compiled by `build.rs`.
+pub const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/belljar-init"));

@@ -1,0 +1,111 @@
+//! The command line: one file a command. This room parses, calls the others and
+//! prints; it decides nothing.
+
+mod bundle;
+mod demo;
+mod doctor;
+mod explain;
+mod group;
+mod mounts;
+mod options;
+mod ps;
+mod run;
+mod show;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Caller, Dirs};
+use crate::error::{Error, Result};
+
+/// Run an AI agent on a Linux box as if it were a stranger's program.
+///
+/// Each run gets one OCI bundle, built for that run and thrown away after it:
+/// explicit mounts and nothing else, uid 1000, no capabilities, a seccomp
+/// filter, a read-only root, and secrets shadowed by /dev/null. The kernel's
+/// view of the container is compared with the plan before the agent's first
+/// instruction.
+#[derive(Debug, Parser)]
+#[command(
+    name = "belljar",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one agent; stdin, stdout, stderr and exit code are the agent's
+    Run(run::Arguments),
+    /// Show the plan of a run, each line with its reason; nothing is done
+    Explain(explain::Arguments),
+    /// Write the plan as an OCI bundle, to review or to run with any runtime
+    Bundle(bundle::Arguments),
+    /// Say what this host can do, what is missing, and how to mend it
+    Doctor(doctor::Arguments),
+    /// Show the main job on an embedded example, narrated
+    Demo(demo::Arguments),
+    /// Manage groups
+    Group(group::Arguments),
+    /// Manage the allowlist of extra mounts
+    Mounts(mounts::Arguments),
+    /// List live runs
+    Ps(ps::Arguments),
+    /// End a live run: SIGTERM, then SIGKILL after a grace of 5 s
+    Stop(stop::Arguments),
+    /// Show the receipt of a run, live or past
+    Show(show::Arguments),
+}
+
+/// Parses the command line, does what it says, and returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.execute() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+impl Cli {
+    fn execute(self) -> Result<u8> {
+        match self.command {
+            Command::Run(arguments) => arguments.execute(),
+            Command::Explain(arguments) => arguments.execute(),
+            Command::Bundle(arguments) => arguments.execute(),
+            Command::Doctor(arguments) => arguments.execute(),
+            Command::Demo(arguments) => arguments.execute(),
+            Command::Group(arguments) => arguments.execute(),
+            Command::Mounts(arguments) => arguments.execute(),
+            Command::Ps(arguments) => arguments.execute(),
+            Command::Stop(arguments) => arguments.execute(),
+            Command::Show(arguments) => arguments.execute(),
+        }
+    }
+}
+
+/// Who called, and where things lie.
+fn surroundings() -> Result<(Caller, Dirs)> {
+    let caller = Caller::current()?;
+    let dirs = Dirs::resolve(&caller)?;
+    Ok((caller, dirs))
+}
+
+/// Prints to stdout; a reader that has gone is not an error.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::failed("write to stdout").because(error))
+        }
+        _ => Ok(()),
+    }
+}

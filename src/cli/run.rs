@@ -1,0 +1,58 @@
+//! `belljar run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::options::PlanOptions;
+use super::surroundings;
+use crate::error::{Error, Result};
+use crate::launch::{self, RunOptions};
+use crate::plan;
+
+/// Run one agent; stdin, stdout, stderr and exit code are the agent's.
+///
+/// Exit codes: the agent's own; 128+n when signal n ended it; 124 timeout; 125
+/// belljar refused or failed before the agent began; 126 the command cannot be
+/// executed; 127 it was not found.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: PlanOptions,
+    /// Name of the run, for ps, stop and show
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Write the receipt to this file too
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// Say on stderr what belljar does
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+impl Arguments {
+    /// Runs the agent.
+    pub fn execute(self) -> Result<u8> {
+        if let Some(name) = &self.name {
+            let good = !name.is_empty()
+                && name.len() <= 64
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            if !good {
+                return Err(Error::usage(format!(
+                    "--name {name}: 1 to 64 letters, digits, `-`, `_` and `.`"
+                )));
+            }
+        }
+        let request = self.options.request()?;
+        let (caller, dirs) = surroundings()?;
+        let resolved = plan::build(&request, &caller, &dirs)?;
+        let options = RunOptions {
+            name: self.name,
+            receipt: self.receipt,
+            verbose: self.verbose,
+        };
+        launch::run(resolved, &caller, &dirs, &options)
+    }
+}

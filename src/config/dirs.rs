@@ -1,0 +1,189 @@
+//! Where belljar's files lie, and who called it.
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+use nix::unistd::{User, getegid, geteuid, initgroups, setresgid, setresuid};
+
+use crate::error::{Context, Error, Result};
+
+/// Who called belljar.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Effective uid.
+    pub uid: u32,
+    /// Effective gid.
+    pub gid: u32,
+    /// Real root: uid 0 with the capabilities to make id maps and mounts.
+    pub is_root: bool,
+    /// The home directory.
+    pub home: PathBuf,
+}
+
+impl Caller {
+    /// Reads the caller's identity from the kernel, and the home from `$HOME`
+    /// or the user database.
+    pub fn current() -> Result<Self> {
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        let able = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+        let is_root = uid == 0
+            && [
+                Capability::CAP_SYS_ADMIN,
+                Capability::CAP_SETUID,
+                Capability::CAP_SETGID,
+            ]
+            .into_iter()
+            .all(able);
+        let home = match env::var_os("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute())
+        {
+            Some(home) => home,
+            None => User::from_uid(geteuid())
+                .step(|| format!("look up uid {uid} in the user database"))?
+                .map(|user| user.dir)
+                .ok_or_else(|| {
+                    Error::refused(
+                        "HOME is not set and the user database has no home for this user",
+                    )
+                    .hint("export HOME=/path/to/your/home")
+                })?,
+        };
+        Ok(Self {
+            uid,
+            gid,
+            is_root,
+            home,
+        })
+    }
+}
+
+/// Where belljar's files lie.
+#[derive(Debug, Clone)]
+pub struct Dirs {
+    /// `config.toml`, `mount-allowlist.json`, `policy.toml`.
+    pub config: PathBuf,
+    /// Groups, sessions, IPC, receipts.
+    pub data: PathBuf,
+    /// One directory for each live run, and nothing else.
+    pub run: PathBuf,
+}
+
+impl Dirs {
+    /// Resolves the three places: `$BELLJAR_HOME/{config,data,run}`, or XDG
+    /// (Base Directory Specification); nothing is created.
+    pub fn resolve(caller: &Caller) -> Result<Self> {
+        if let Some(home) = env::var_os("BELLJAR_HOME").filter(|home| !home.is_empty()) {
+            let home = PathBuf::from(home);
+            if !home.is_absolute() {
+                return Err(Error::refused(format!(
+                    "BELLJAR_HOME={} is not absolute",
+                    home.display()
+                ))
+                .hint("export BELLJAR_HOME=/an/absolute/path"));
+            }
+            return Ok(Self {
+                config: home.join("config"),
+                data: home.join("data"),
+                run: home.join("run"),
+            });
+        }
+        let xdg = |variable: &str, default: &str| {
+            env::var_os(variable)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+                .unwrap_or_else(|| caller.home.join(default))
+                .join("belljar")
+        };
+        let data = xdg("XDG_DATA_HOME", ".local/share");
+        let run = match env::var_os("XDG_RUNTIME_DIR")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+        {
+            Some(runtime) => runtime.join("belljar"),
+            None if caller.is_root => PathBuf::from("/run/belljar"),
+            None => {
+                let user = PathBuf::from(format!("/run/user/{}", caller.uid));
+                match fs::metadata(&user) {
+                    Ok(meta) if meta.uid() == caller.uid => user.join("belljar"),
+                    _ => data.join("run"),
+                }
+            }
+        };
+        Ok(Self {
+            config: xdg("XDG_CONFIG_HOME", ".config"),
+            data,
+            run,
+        })
+    }
+
+    /// `config.toml`.
+    pub fn config_file(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
+    /// `mount-allowlist.json`.
+    pub fn allowlist_file(&self) -> PathBuf {
+        self.config.join("mount-allowlist.json")
+    }
+
+    /// One file for each run, live or past.
+    pub fn receipts(&self) -> PathBuf {
+        self.data.join("receipts")
+    }
+
+    /// The three places, for checks that no mount contains them.
+    pub fn all(&self) -> [&Path; 3] {
+        [&self.config, &self.data, &self.run]
+    }
+}
+
+/// Becomes another user, for `--as-user`: ids, groups, home; nothing of root's
+/// XDG directories stays. Only root can.
+pub fn become_user(name: &str) -> Result<()> {
+    if !geteuid().is_root() {
+        return Err(Error::refused("--as-user is for root").hint("run as that user"));
+    }
+    let user = User::from_name(name)
+        .step(|| format!("look up user {name}"))?
+        .ok_or_else(|| {
+            Error::refused(format!("--as-user {name}: there is no such user")).hint("getent passwd")
+        })?;
+    let c_name = std::ffi::CString::new(name).refuse(|| format!("--as-user {name}"))?;
+    let change = || -> nix::Result<()> {
+        initgroups(&c_name, user.gid)?;
+        setresgid(user.gid, user.gid, user.gid)?;
+        setresuid(user.uid, user.uid, user.uid)
+    };
+    change().step(|| format!("become user {name}"))?;
+    crate::sys::set_environment(
+        &[
+            ("HOME", user.dir.as_os_str()),
+            ("USER", name.as_ref()),
+            ("LOGNAME", name.as_ref()),
+        ],
+        &[
+            "XDG_CONFIG_HOME",
+            "XDG_DATA_HOME",
+            "XDG_RUNTIME_DIR",
+            "BELLJAR_HOME",
+        ],
+    );
+    Ok(())
+}
+
+/// Creates a directory and its parents, each with mode 0700; those that are
+/// there stay as they are.
+pub fn create_private(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).step(|| format!("create directory {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,199 @@
+//! `config.toml`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::error::{Context, Error, Result};
+use crate::plan::{EgressMode, parse_cpus, parse_duration, parse_size};
+
+/// `config.toml`, as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `[run]`: defaults of the run options.
+    #[serde(default)]
+    pub run: RunConfig,
+    /// `[limits]`: defaults of the limits.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// `[group.NAME]`: what differs for a group.
+    #[serde(default)]
+    pub group: BTreeMap<String, GroupConfig>,
+}
+
+/// Defaults of the run options.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// `--backend`.
+    pub backend: Option<Backend>,
+    /// `--runtime`.
+    pub runtime: Option<String>,
+    /// `--rootfs`.
+    pub rootfs: Option<String>,
+    /// `--egress`.
+    pub egress: Option<EgressMode>,
+}
+
+/// The backends that this version has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The one that suffices: crun.
+    Auto,
+    /// crun or another OCI runtime with its command line.
+    Crun,
+}
+
+/// Defaults of the limits.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// `--timeout`.
+    #[serde(default, deserialize_with = "duration")]
+    pub timeout: Option<std::time::Duration>,
+    /// `--memory`, in bytes.
+    #[serde(default, deserialize_with = "size")]
+    pub memory: Option<u64>,
+    /// `--cpus`.
+    #[serde(default, deserialize_with = "cpus")]
+    pub cpus: Option<f64>,
+    /// `--pids`.
+    pub pids: Option<u64>,
+    /// `--output-limit`, in bytes.
+    #[serde(default, deserialize_with = "size")]
+    pub output_limit: Option<u64>,
+    /// What happens when a limit cannot be enforced.
+    pub enforce: Option<Enforce>,
+}
+
+/// What happens when a limit that was asked for cannot be enforced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforce {
+    /// The run is refused.
+    #[default]
+    Strict,
+    /// The run goes on; plan and receipt say which limits are not in force.
+    BestEffort,
+}
+
+/// What differs for a group.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// `backend`.
+    pub backend: Option<Backend>,
+    /// `runtime`.
+    pub runtime: Option<String>,
+    /// `rootfs`.
+    pub rootfs: Option<String>,
+    /// `egress`.
+    pub egress: Option<EgressMode>,
+    /// `timeout`.
+    #[serde(default, deserialize_with = "duration")]
+    pub timeout: Option<std::time::Duration>,
+    /// `memory`.
+    #[serde(default, deserialize_with = "size")]
+    pub memory: Option<u64>,
+    /// `cpus`.
+    #[serde(default, deserialize_with = "cpus")]
+    pub cpus: Option<f64>,
+    /// `pids`.
+    pub pids: Option<u64>,
+    /// `output_limit`.
+    #[serde(default, deserialize_with = "size")]
+    pub output_limit: Option<u64>,
+    /// `enforce`.
+    pub enforce: Option<Enforce>,
+    /// Directories and files of the host for this group.
+    #[serde(default)]
+    pub mounts: Vec<ConfiguredMount>,
+    /// The command when none is typed.
+    pub command: Option<Vec<String>>,
+}
+
+/// A mount of `[group.NAME]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfiguredMount {
+    /// The path on the host; `~` is the caller's home.
+    pub host: String,
+    /// The path below /workspace/extra; the source's last name when absent.
+    pub container: Option<String>,
+    /// Read-only unless said otherwise.
+    #[serde(default = "yes")]
+    pub readonly: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn parsed<'de, D, T>(from: D, parse: fn(&str) -> Result<T>) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(from)?;
+    parse(&text)
+        .map(Some)
+        .map_err(|error| serde::de::Error::custom(error.what))
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<std::time::Duration>, D::Error> {
+    parsed(from, parse_duration)
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText<N> {
+    Number(N),
+    Text(String),
+}
+
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    match NumberOrText::deserialize(from)? {
+        NumberOrText::Number(bytes) => Ok(Some(bytes)),
+        NumberOrText::Text(text) => parse_size(&text)
+            .map(Some)
+            .map_err(|error| serde::de::Error::custom(error.what)),
+    }
+}
+
+fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    let text = match NumberOrText::<f64>::deserialize(from)? {
+        NumberOrText::Number(cpus) => cpus.to_string(),
+        NumberOrText::Text(text) => text,
+    };
+    parse_cpus(&text)
+        .map(Some)
+        .map_err(|error| serde::de::Error::custom(error.what))
+}
+
+impl Config {
+    /// Reads the file; a missing one is the empty configuration. An invalid one
+    /// is refused, with line and reason.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).refuse(|| format!("read {}", path.display())),
+        };
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| {
+                text[..span.start.min(text.len())].matches('\n').count() + 1
+            });
+            Error::refused(format!("{}:{line}: {}", path.display(), error.message()))
+                .hint(format!("mend line {line} of {}", path.display()))
+        })
+    }
+
+    /// What differs for `group`, or nothing.
+    pub fn for_group(&self, group: &str) -> GroupConfig {
+        self.group.get(group).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,12 @@
+//! What the person configured: where things lie, `config.toml`, the groups.
+//!
+//! Reading only, except `groups`, which keeps the registry of groups. Unknown
+//! keys are errors, so that a misspelt limit cannot be taken for one in force.
+
+mod dirs;
+mod file;
+mod groups;
+
+pub use dirs::{Caller, Dirs, become_user, create_private};
+pub use file::{Backend, Config, ConfiguredMount, Enforce, GroupConfig, LimitsConfig, RunConfig};
+pub use groups::{Group, GroupName, Groups, MAIN};

@@ -1,0 +1,147 @@
+//! The one error type: what failed, the causes, and a hint that can be typed.
+//!
+//! Everything that can end a run before the agent's first instruction is an
+//! [`Error`]; `main` prints it in one form and turns it into an exit code in
+//! one table. It is serialisable because the launcher, another process, sends
+//! its errors to the supervisor.
+
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+
+/// Exit code when belljar refused or failed before the agent began.
+pub const EXIT_REFUSED: u8 = 125;
+/// Exit code when the time limit ended the run.
+pub const EXIT_TIMEOUT: u8 = 124;
+/// Exit code for a command line that cannot be understood (clap's).
+pub const EXIT_USAGE: u8 = 2;
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault an [`Error`] is; it decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// The request, configuration or host does not allow it: nothing was done.
+    Refused,
+    /// A step failed that should have worked: what was done is undone.
+    Failed,
+    /// The command line is off.
+    Usage,
+}
+
+/// What failed, why, and what a person can do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// Whose fault it is.
+    pub kind: Kind,
+    /// The step and the path, host or value that it was about.
+    pub what: String,
+    /// From the nearest cause to the first one.
+    pub causes: Vec<String>,
+    /// Something to type or to change.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    /// The request cannot be granted; nothing was done.
+    pub fn refused(what: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Refused,
+            what: what.into(),
+            causes: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// A step failed.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Failed,
+            ..Self::refused(what)
+        }
+    }
+
+    /// The command line is off.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Usage,
+            ..Self::refused(what)
+        }
+    }
+
+    /// Adds the cause of what was said so far.
+    #[must_use]
+    pub fn because(mut self, cause: impl Display) -> Self {
+        self.causes.push(cause.to_string());
+        self
+    }
+
+    /// Adds what a person can do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The code that the process exits with (DESIGN: exit codes).
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Refused | Kind::Failed => EXIT_REFUSED,
+            Kind::Usage => EXIT_USAGE,
+        }
+    }
+}
+
+impl Display for Error {
+    /// `belljar: error: …`, the causes, then the hint; control characters of
+    /// whatever was quoted are escaped, because a terminal obeys them.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "belljar: error: {}", printable(&self.what))?;
+        for cause in &self.causes {
+            write!(out, "\n  because: {}", printable(cause))?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(out, "\nhint: {}", printable(hint))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Adds the step to the error of a call.
+pub trait Context<T> {
+    /// The step failed, because of the error.
+    fn step(self, what: impl FnOnce() -> String) -> Result<T>;
+    /// The request cannot be granted, because of the error.
+    fn refuse(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Display> Context<T> for std::result::Result<T, E> {
+    fn step(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|cause| Error::failed(what()).because(cause))
+    }
+
+    fn refuse(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|cause| Error::refused(what()).because(cause))
+    }
+}
+
+/// `text` with control and bidirectional characters escaped, except line feeds:
+/// names and paths made by others must not move the cursor or reorder a line.
+pub fn printable(text: &str) -> String {
+    let hostile = |c: char| {
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, c| {
+            if hostile(c) {
+                out.extend(c.escape_unicode())
+            } else {
+                out.push(c)
+            }
+            out
+        })
+}

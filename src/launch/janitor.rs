@@ -1,0 +1,75 @@
+//! A process that outlives a killed supervisor for a moment: it removes the run
+//! directory and the cgroup, and closes the receipt. Everything else vanishes
+//! with the launcher's namespaces by itself.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use nix::fcntl::OFlag;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
+
+use super::{cgroup, null};
+use crate::config::Dirs;
+use crate::error::{Context, Result};
+use crate::runs;
+use crate::sys;
+
+/// The supervisor's hold on the janitor.
+#[derive(Debug)]
+pub struct Janitor {
+    line: File,
+    pid: Pid,
+}
+
+impl Janitor {
+    /// Starts it. The caller must have one thread.
+    pub fn start(dirs: &Dirs, run: &Path, cgroup: Option<&Path>) -> Result<Self> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe".to_owned())?;
+        match sys::fork().step(|| "start the janitor".to_owned())? {
+            ForkResult::Parent { child } => Ok(Self {
+                line: write.into(),
+                pid: child,
+            }),
+            ForkResult::Child => {
+                drop(write);
+                // Nothing of the caller's stays open, and no signal of its terminal comes.
+                if let Ok(null) = null() {
+                    let _ = dup2_stdin(&null);
+                    let _ = dup2_stdout(&null);
+                    let _ = dup2_stderr(&null);
+                }
+                sys::close_all_but(read.as_fd());
+                let _ = setsid();
+                let _ = chdir("/");
+                wait_and_clean(read.into(), dirs, run, cgroup.map(Path::to_owned));
+                process::exit(0)
+            }
+        }
+    }
+
+    /// The run has ended and cleaned up after itself.
+    pub fn dismiss(mut self) -> Result<()> {
+        let step = || "dismiss the janitor".to_owned();
+        self.line.write_all(b"k").step(step)?;
+        drop(self.line);
+        waitpid(self.pid, None).step(step)?;
+        Ok(())
+    }
+}
+
+fn wait_and_clean(mut line: File, dirs: &Dirs, run: &Path, cgroup: Option<PathBuf>) {
+    let mut word = [0u8];
+    if matches!(line.read(&mut word), Ok(1)) {
+        return;
+    }
+    // The supervisor is dead. Nobody is left to tell of an error; the next run
+    // cleans up what stays.
+    if let Some(cgroup) = cgroup {
+        let _ = cgroup::remove(&cgroup);
+    }
+    let _ = runs::bury(dirs, run, "the supervisor was killed");
+}

@@ -1,0 +1,162 @@
+//! The agent's stdin, stdout and stderr as pipes of its own. The caller's own
+//! descriptors never go in: through /proc/self/fd an agent could open the file
+//! behind one again, and read or truncate the log that it may only append to.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::null;
+use super::supervise::Event;
+use crate::error::{Context, Result};
+
+/// Device number of /dev/null: major 1, minor 3 (Linux allocated devices).
+const NULL_DEVICE: u64 = libc::makedev(1, 3);
+const CHUNK: usize = 64 << 10;
+
+/// Both sides of the agent's stdio.
+pub struct Stdio {
+    /// What the agent gets.
+    pub agent: [OwnedFd; 3],
+    /// What the supervisor keeps.
+    pub own: OwnSide,
+}
+
+/// The supervisor's side.
+pub struct OwnSide {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Stdio {
+    /// Makes the pipes.
+    pub fn open() -> Result<Self> {
+        let pipe =
+            || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe for the agent's stdio".to_owned());
+        let (agent_in, own_in) = if stdin_is_null() {
+            (null()?, None)
+        } else {
+            let (read, write) = pipe()?;
+            (read, Some(write))
+        };
+        let (own_out, agent_out) = pipe()?;
+        let (own_err, agent_err) = pipe()?;
+        Ok(Self {
+            agent: [agent_in, agent_out, agent_err],
+            own: OwnSide {
+                stdin: own_in,
+                stdout: own_out,
+                stderr: own_err,
+            },
+        })
+    }
+}
+
+fn stdin_is_null() -> bool {
+    let Ok(file) = io::stdin().as_fd().try_clone_to_owned().map(File::from) else {
+        return true;
+    };
+    file.metadata()
+        .is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == NULL_DEVICE)
+}
+
+/// How much output is left.
+#[derive(Debug)]
+pub struct Budget(AtomicU64);
+
+impl Budget {
+    /// So many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self(AtomicU64::new(bytes))
+    }
+
+    /// Takes up to `wanted` bytes; how many were left to take.
+    fn take(&self, wanted: usize) -> usize {
+        let before = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                Some(left.saturating_sub(wanted as u64))
+            })
+            .unwrap_or(0);
+        wanted.min(usize::try_from(before).unwrap_or(usize::MAX))
+    }
+}
+
+/// The threads that carry the agent's output.
+pub struct Relays {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Relays {
+    /// Waits until everything that the agent wrote has been passed on.
+    pub fn finish(self) {
+        for thread in self.threads {
+            // A relay that panicked has nothing more to pass on.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts to carry. The thread for stdin is not waited for: it may sit in a read
+/// of the caller's terminal when the run has long ended.
+pub fn start(
+    own: OwnSide,
+    budget: Option<Arc<Budget>>,
+    events: &UnboundedSender<Event>,
+) -> Result<Relays> {
+    let duplicate = |fd: &dyn AsFd| {
+        fd.as_fd()
+            .try_clone_to_owned()
+            .map(File::from)
+            .step(|| "duplicate the caller's stdio".to_owned())
+    };
+    if let Some(stdin) = own.stdin {
+        let mut from = duplicate(&io::stdin())?;
+        thread::spawn(move || {
+            let mut to = File::from(stdin);
+            // An agent that reads no more closes the pipe; that is its choice.
+            let _ = io::copy(&mut from, &mut to);
+        });
+    }
+    let mut threads = Vec::new();
+    for (from, to) in [
+        (own.stdout, duplicate(&io::stdout())?),
+        (own.stderr, duplicate(&io::stderr())?),
+    ] {
+        let (budget, events) = (budget.clone(), events.clone());
+        threads.push(thread::spawn(move || {
+            carry(from.into(), to, budget.as_deref(), &events)
+        }));
+    }
+    Ok(Relays { threads })
+}
+
+/// Carries until the agent's end is closed, or until nobody reads: then the
+/// pipe goes, and the agent gets SIGPIPE as it would without belljar.
+fn carry(mut from: File, mut to: File, budget: Option<&Budget>, events: &UnboundedSender<Event>) {
+    let Some(budget) = budget else {
+        let _ = io::copy(&mut from, &mut to);
+        return;
+    };
+    let mut buffer = vec![0u8; CHUNK];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let allowed = budget.take(length);
+        if to.write_all(&buffer[..allowed]).is_err() {
+            return;
+        }
+        if allowed < length {
+            // The supervisor is gone only when the process ends.
+            let _ = events.send(Event::OutputLimit);
+            return;
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The staging area: a tmpfs in the launcher's own mount namespace, into which
+//! every mount source is bound before the runtime starts. What lies there
+//! cannot be swapped from outside, and is gone with the launcher.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use super::idmap::RUNTIME;
+use crate::bundle::{Place, write_own_files, write_root, write_shadows};
+use crate::error::{Context, Error, Result};
+use crate::plan::{FileId, Mount, MountKind, Plan, identify, open_without_links};
+use crate::sys::{self, MountAttributes};
+
+/// Where the staging area is mounted in the launcher's mount namespace: a
+/// directory that every host has, that everyone may search, and that neither a
+/// runtime nor a mount source needs anything of but `cgroup`, which is mounted
+/// anew in it.
+pub const STAGING: &str = "/sys/fs";
+
+/// A path in the staging area.
+pub fn staged(name: &str) -> PathBuf {
+    Path::new(STAGING).join(name)
+}
+
+/// Where the overlay of a merged mount is, in the staging area.
+pub fn merged(index: usize) -> PathBuf {
+    staged("mounts").join(index.to_string())
+}
+
+/// Mounts the staging area, a proc of the launcher's process namespace, and a
+/// cgroup v2 tree without which crun refuses hosts with hybrid cgroups.
+pub fn prepare() -> Result<()> {
+    let none: Option<&str> = None;
+    // Neither the host's later mounts come in, nor ours go out.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .step(|| "make the launcher's mounts private".to_owned())?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("belljar"),
+        STAGING,
+        Some("tmpfs"),
+        flags,
+        Some("mode=0755"),
+    )
+    .step(|| format!("mount the staging area on {STAGING}"))
+    .map_err(|error| error.hint("belljar doctor"))?;
+    let all = flags | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), all, none)
+        .step(|| "mount a proc of the launcher's own".to_owned())
+        .map_err(|error| {
+            error.hint("inside another container /proc must be unmasked: belljar doctor")
+        })?;
+    for name in [
+        "cgroup",
+        "bundle",
+        "bundle/rootfs",
+        "mounts",
+        "lower",
+        "layers",
+        "state",
+    ] {
+        let path = staged(name);
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&path)
+            .step(|| format!("make directory {}", path.display()))?;
+    }
+    let empty = staged("empty");
+    DirBuilder::new()
+        .mode(0o000)
+        .create(&empty)
+        .step(|| format!("make directory {}", empty.display()))?;
+    mount(
+        Some("cgroup2"),
+        &staged("cgroup"),
+        Some("cgroup2"),
+        all,
+        none,
+    )
+    .step(|| "mount a cgroup v2 tree in the staging area".to_owned())
+}
+
+/// Puts everything of the plan into the staging area; returns where each mount
+/// lies. `detached` are mounts that the supervisor, real root, made beforehand.
+pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
+    write_root(plan, &staged("bundle/rootfs"))?;
+    write_own_files(plan, &staged("belljar"))?;
+    if let Some(runtime) = detached.remove(&RUNTIME) {
+        let target = staged("runtime");
+        File::create(&target).step(|| format!("make {}", target.display()))?;
+        move_mount(
+            &runtime,
+            "",
+            CWD,
+            &target,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .step(|| "stage the runtime".to_owned())?;
+    }
+    let mut places = Vec::with_capacity(plan.mounts.len());
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let ready = detached.remove(&index);
+        places.push(match &mount.kind {
+            MountKind::Bind {
+                source,
+                id,
+                directory,
+                submounts,
+            } => {
+                let tree = match ready {
+                    Some(tree) => tree,
+                    None => clone_source(source, *id, !submounts.is_empty())?,
+                };
+                let target = merged(index);
+                attach(&tree, mount, &target, *directory)?;
+                Some(Place::Path(target))
+            }
+            MountKind::Merged { source, id, .. } => {
+                let tree = match ready {
+                    Some(tree) => tree,
+                    None => clone_source(source, Some(*id), false)?,
+                };
+                Some(Place::Path(merge(plan, index, &tree)?))
+            }
+            MountKind::DevNull => Some(Place::Path("/dev/null".into())),
+            MountKind::Empty => Some(Place::Path(staged("empty"))),
+            MountKind::Generated { .. } => Some(Place::Path(staged("belljar"))),
+            _ => None,
+        });
+    }
+    Ok(places)
+}
+
+/// A detached copy of the mount of `source`, which must still be the file that
+/// the plan saw.
+pub fn clone_source(source: &Path, id: Option<FileId>, recursive: bool) -> Result<OwnedFd> {
+    let changed = |why: String| {
+        Error::refused(format!("mount {}", source.display()))
+            .because(why)
+            .hint("another process is changing the path; run again when it has settled")
+    };
+    let file = open_without_links(source)
+        .map_err(|error| changed(format!("it could not be opened again: {error}")))?;
+    let now = identify(&file).map_err(|error| changed(error.to_string()))?;
+    if id.is_some_and(|id| id != now) {
+        return Err(changed(
+            "it is not the file that was checked: something else was put in its place".to_owned(),
+        ));
+    }
+    clone_tree(&file, source, recursive)
+}
+
+/// A detached copy of the mount that `file` is on, from `file` on (open_tree(2)).
+pub fn clone_tree(file: impl AsFd, source: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(file, "", flags).step(|| format!("copy the mount of {}", source.display()))
+}
+
+/// The restrictions of a mount, as `MOUNT_ATTR_*` bits.
+pub fn restrictions(mount: &Mount) -> u64 {
+    let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+    libc::MOUNT_ATTR_NOSUID
+        | bit(mount.readonly, libc::MOUNT_ATTR_RDONLY)
+        | bit(mount.nodev, libc::MOUNT_ATTR_NODEV)
+        | bit(mount.noexec, libc::MOUNT_ATTR_NOEXEC)
+}
+
+fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
+    let attributes = MountAttributes {
+        set: restrictions(mount),
+        private: true,
+        recursive: true,
+        idmap: None,
+    };
+    sys::mount_setattr(tree, attributes)
+        .step(|| format!("restrict the mount of {}", mount.target))?;
+    if directory {
+        fs::create_dir(target).step(|| format!("make directory {}", target.display()))?;
+    } else {
+        File::create(target).step(|| format!("make {}", target.display()))?;
+    }
+    move_mount(
+        tree,
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .step(|| format!("stage the mount of {}", mount.target))
+}
+
+/// An overlay of the shadows over the directory, read-only. Without an upper
+/// layer nothing can be written through it, and the host cannot detach what is
+/// mounted on its names.
+fn merge(plan: &Plan, index: usize, tree: &OwnedFd) -> Result<PathBuf> {
+    let lower = staged("lower").join(index.to_string());
+    attach(tree, &plan.mounts[index], &lower, true)?;
+    let layer = staged("layers").join(index.to_string());
+    fs::create_dir(&layer).step(|| format!("make directory {}", layer.display()))?;
+    write_shadows(plan, index, &layer, &lower, plan.identity.in_launcher)?;
+    let target = merged(index);
+    fs::create_dir(&target).step(|| format!("make directory {}", target.display()))?;
+    let options = format!("lowerdir={}:{},userxattr", layer.display(), lower.display());
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("overlay"),
+        &target,
+        Some("overlay"),
+        flags,
+        Some(options.as_str()),
+    )
+    .step(|| format!("merge the shadows over {}", plan.mounts[index].target))
+    .map_err(|error| {
+        error.hint("overlays in user namespaces need Linux 5.11 or later: belljar doctor")
+    })?;
+    Ok(target)
+}
+
+/// Drops the names that the overlay has cached, so that the agent sees what the
+/// host has saved since (reconfiguring shrinks the superblock's dentries).
+pub fn refresh(index: usize) -> nix::Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(none, &merged(index), none, flags, none)
+}

@@ -1,0 +1,399 @@
+//! The supervisor's loop: messages of the launcher, signals, clock, output.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+use super::protocol::{Channel, FromLauncher, Report, ToLauncher};
+use super::refresh::{self, Watched};
+use super::relay::{self, Budget, OwnSide, Relays};
+use super::terminal::AgentTerminal;
+use crate::error::{Context, EXIT_REFUSED, EXIT_TIMEOUT, Error, Result};
+use crate::plan::Resolved;
+
+/// How long the agent may take to end after a signal, before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// Exit code of a run that was killed: 128 + SIGKILL.
+const EXIT_KILLED: u8 = 137;
+
+/// What other threads tell the loop.
+#[derive(Debug)]
+pub enum Event {
+    /// The agent has written all that it may.
+    OutputLimit,
+    /// A signal came for the run.
+    Signal(Signal),
+    /// The caller's window has another size.
+    Resize,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The agent ended by itself.
+    Exited(i32),
+    /// A signal ended the agent.
+    Signalled(i32),
+    /// The time was up.
+    Timeout,
+    /// The output was too much.
+    OutputLimit,
+    /// A signal to belljar, and the agent did not end within the grace.
+    Killed,
+    /// The command could not be executed.
+    NotExecuted(i32),
+}
+
+impl Cause {
+    /// In words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Exited(code) => format!("exited with {code}"),
+            Self::Signalled(number) => match Signal::try_from(*number) {
+                Ok(signal) => format!("ended by {signal}"),
+                Err(_) => format!("ended by signal {number}"),
+            },
+            Self::Timeout => "timeout".to_owned(),
+            Self::OutputLimit => "output limit".to_owned(),
+            Self::Killed => "killed after the grace".to_owned(),
+            Self::NotExecuted(errno) => format!(
+                "not executed: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Code for the caller.
+    pub exit_code: u8,
+    /// Why.
+    pub cause: Cause,
+    /// What verify compared.
+    pub report: Option<Report>,
+}
+
+/// Supervises the container to its end, and returns when all of its output has
+/// been passed on.
+pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>) -> Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .step(|| "start the event loop".to_owned())?;
+    let (sender, events) = unbounded_channel();
+    let result = runtime.block_on(async {
+        listen(&sender, resolved.plan.terminal)?;
+        let mut supervisor = Supervisor::new(resolved, channel, stdio, sender)?;
+        let ended = supervisor.run(resolved, events).await;
+        supervisor.finish();
+        ended
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// Passes signals on as events.
+fn listen(sender: &UnboundedSender<Event>, terminal: bool) -> Result<()> {
+    let mut kinds = vec![
+        (SignalKind::interrupt(), Signal::SIGINT),
+        (SignalKind::terminate(), Signal::SIGTERM),
+        (SignalKind::hangup(), Signal::SIGHUP),
+        (SignalKind::quit(), Signal::SIGQUIT),
+        (SignalKind::user_defined1(), Signal::SIGUSR1),
+        (SignalKind::user_defined2(), Signal::SIGUSR2),
+    ];
+    if terminal {
+        kinds.push((SignalKind::window_change(), Signal::SIGWINCH));
+    }
+    for (kind, name) in kinds {
+        let mut stream = signal(kind).step(|| format!("listen for {name}"))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                let event = if name == Signal::SIGWINCH {
+                    Event::Resize
+                } else {
+                    Event::Signal(name)
+                };
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+struct Supervisor {
+    channel: Arc<Channel>,
+    relays: Option<Relays>,
+    terminal: Option<AgentTerminal>,
+    report: Option<Report>,
+    /// Why belljar itself is ending the run, if it is.
+    ending: Option<Cause>,
+    /// A signal that came before the agent began.
+    early: Option<Signal>,
+    not_executed: Option<i32>,
+    kill_at: Option<Instant>,
+    watched: Vec<Watched>,
+}
+
+impl Supervisor {
+    fn new(
+        resolved: &Resolved,
+        channel: Channel,
+        stdio: Option<OwnSide>,
+        events: UnboundedSender<Event>,
+    ) -> Result<Self> {
+        let budget = resolved
+            .plan
+            .limits
+            .output_bytes
+            .as_ref()
+            .map(|limit| Arc::new(Budget::new(limit.value)));
+        let relays = stdio
+            .map(|own| relay::start(own, budget, &events))
+            .transpose()?;
+        let mut watched = Vec::new();
+        for (index, directories) in &resolved.directories {
+            let Some(source) = resolved.sources.get(index) else {
+                continue;
+            };
+            let source: OwnedFd = source
+                .try_clone()
+                .step(|| "duplicate a mount source".to_owned())?;
+            watched.push(Watched {
+                index: *index,
+                source,
+                directories: directories.clone(),
+            });
+        }
+        Ok(Self {
+            channel: Arc::new(channel),
+            relays,
+            terminal: None,
+            report: None,
+            ending: None,
+            early: None,
+            not_executed: None,
+            kill_at: None,
+            watched,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        resolved: &Resolved,
+        mut events: UnboundedReceiver<Event>,
+    ) -> Result<Outcome> {
+        let descriptor = self
+            .channel
+            .as_fd()
+            .try_clone_to_owned()
+            .step(|| "watch the launcher".to_owned())?;
+        let readable = AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
+            .step(|| "watch the launcher".to_owned())?;
+        let timeout = resolved
+            .plan
+            .limits
+            .timeout_seconds
+            .as_ref()
+            .map(|limit| Instant::now() + Duration::from_secs_f64(limit.value));
+        let mut timeout = timeout;
+        loop {
+            tokio::select! {
+                biased;
+                ready = readable.readable() => {
+                    let mut ready = ready.step(|| "watch the launcher".to_owned())?;
+                    if !pending(&self.channel) {
+                        ready.clear_ready();
+                        continue;
+                    }
+                    if let Some(outcome) = self.hear(resolved)? {
+                        return Ok(outcome);
+                    }
+                }
+                Some(event) = events.recv() => self.answer(event)?,
+                () = until(timeout) => {
+                    timeout = None;
+                    self.end_because(Cause::Timeout, Signal::SIGTERM)?;
+                }
+                () = until(self.kill_at) => {
+                    self.kill_at = None;
+                    self.ending.get_or_insert(Cause::Killed);
+                    self.say(&ToLauncher::Kill)?;
+                }
+            }
+        }
+    }
+
+    /// One message of the launcher; the outcome when it was the last.
+    fn hear(&mut self, resolved: &Resolved) -> Result<Option<Outcome>> {
+        let Some((message, descriptors)) = self.channel.receive::<FromLauncher>()? else {
+            return match self.ending.take() {
+                Some(cause) => Ok(Some(self.outcome(cause, EXIT_KILLED))),
+                None => Err(Error::failed("the launcher ended without a word")
+                    .hint("it may have been killed for want of memory: dmesg")),
+            };
+        };
+        match message {
+            FromLauncher::Terminal => {
+                let master = descriptors
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| Error::failed("the launcher sent no terminal"))?;
+                self.terminal = Some(AgentTerminal::start(master)?);
+            }
+            FromLauncher::Started(report) => {
+                self.report = Some(report);
+                refresh::start(std::mem::take(&mut self.watched), Arc::clone(&self.channel));
+                if let Some(signal) = self.early.take() {
+                    self.pass_on(signal)?;
+                }
+            }
+            FromLauncher::NotExecuted(errno) => self.not_executed = Some(errno),
+            FromLauncher::Ended {
+                wait_status,
+                runtime_code,
+            } => return Ok(Some(self.conclude(resolved, wait_status, runtime_code))),
+            FromLauncher::Failed(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    fn answer(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Resize => self.terminal.as_ref().map_or(Ok(()), |terminal| {
+                terminal.resize();
+                Ok(())
+            }),
+            Event::OutputLimit => {
+                self.ending.get_or_insert(Cause::OutputLimit);
+                self.say(&ToLauncher::Kill)
+            }
+            Event::Signal(signal) if self.report.is_none() => {
+                self.early = Some(signal);
+                self.arm();
+                Ok(())
+            }
+            Event::Signal(signal @ (Signal::SIGUSR1 | Signal::SIGUSR2)) => {
+                self.say(&ToLauncher::Signal(signal as i32))
+            }
+            Event::Signal(signal) => self.pass_on(signal),
+        }
+    }
+
+    fn end_because(&mut self, cause: Cause, signal: Signal) -> Result<()> {
+        self.ending.get_or_insert(cause);
+        self.pass_on(signal)
+    }
+
+    fn pass_on(&mut self, signal: Signal) -> Result<()> {
+        self.arm();
+        self.say(&ToLauncher::Signal(signal as i32))
+    }
+
+    fn arm(&mut self) {
+        self.kill_at.get_or_insert(Instant::now() + GRACE);
+    }
+
+    /// Tells the launcher; one that has ended has its last message waiting.
+    fn say(&self, message: &ToLauncher) -> Result<()> {
+        let _ = self.channel.send(message, &[]);
+        Ok(())
+    }
+
+    fn conclude(
+        &mut self,
+        resolved: &Resolved,
+        wait_status: Option<i32>,
+        runtime_code: Option<i32>,
+    ) -> Outcome {
+        if let Some(errno) = self.not_executed {
+            let error = Error::failed(format!("execute {}", resolved.plan.command[0]))
+                .because(std::io::Error::from_raw_os_error(errno))
+                .hint(format!(
+                    "inside, PATH is searched in {}; belljar explain shows the mounts",
+                    path_of(resolved)
+                ));
+            eprintln!("{error}");
+            let code = if errno == libc::ENOENT { 127 } else { 126 };
+            return self.outcome(Cause::NotExecuted(errno), code);
+        }
+        match self.ending.take() {
+            Some(Cause::Timeout) => {
+                eprintln!("belljar: the time limit is up; the run was ended");
+                return self.outcome(Cause::Timeout, EXIT_TIMEOUT);
+            }
+            Some(Cause::OutputLimit) => {
+                eprintln!("belljar: the output limit is reached; the run was ended");
+                return self.outcome(Cause::OutputLimit, EXIT_KILLED);
+            }
+            Some(cause) => return self.outcome(cause, EXIT_KILLED),
+            None => {}
+        }
+        let byte = |code: i32| u8::try_from(code & 0xff).unwrap_or(EXIT_REFUSED);
+        match wait_status {
+            Some(status) if status & 0x7f != 0 => {
+                self.outcome(Cause::Signalled(status & 0x7f), byte(128 + (status & 0x7f)))
+            }
+            Some(status) => self.outcome(Cause::Exited((status >> 8) & 0xff), byte(status >> 8)),
+            // The init was killed with the rest, so by something on the host.
+            None => self.outcome(
+                Cause::Signalled(libc::SIGKILL),
+                byte(runtime_code.unwrap_or(i32::from(EXIT_KILLED))),
+            ),
+        }
+    }
+
+    fn outcome(&mut self, cause: Cause, exit_code: u8) -> Outcome {
+        Outcome {
+            exit_code,
+            cause,
+            report: self.report.take(),
+        }
+    }
+
+    fn finish(self) {
+        if let Some(relays) = self.relays {
+            relays.finish();
+        }
+        if let Some(terminal) = self.terminal {
+            terminal.finish();
+        }
+    }
+}
+
+fn path_of(resolved: &Resolved) -> &str {
+    resolved
+        .plan
+        .environment
+        .iter()
+        .find(|variable| variable.name == "PATH")
+        .map_or("", |variable| &variable.value)
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a message waits; the kernel may wake for less.
+fn pending(channel: &Channel) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut watched, PollTimeout::ZERO), Ok(1..))
+}

@@ -1,0 +1,126 @@
+//! The caller's terminal: raw while the agent has one, restored on every way
+//! out.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+
+use rustix::termios::{
+    OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
+
+use crate::error::{Context, Result};
+
+/// Whether the caller has a terminal: stdin and stdout both are one.
+pub fn caller_has_terminal() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// The caller's window size: rows and columns.
+pub fn window_size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(io::stdout())
+        .or_else(|_| tcgetwinsize(io::stdin()))
+        .ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// Raw mode of the caller's terminal; the mode before comes back on drop, so
+/// also when the supervisor panics.
+pub struct RawMode(Option<Termios>);
+
+impl RawMode {
+    /// Sets it, when stdin is a terminal.
+    pub fn enter() -> Self {
+        let stdin = io::stdin();
+        let Ok(before) = tcgetattr(&stdin) else {
+            return Self(None);
+        };
+        let mut raw = before.clone();
+        raw.make_raw();
+        // A terminal that refuses raw mode is used as it is.
+        match tcsetattr(&stdin, OptionalActions::Now, &raw) {
+            Ok(()) => Self(Some(before)),
+            Err(_) => Self(None),
+        }
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // Nothing more can be done when the terminal is gone.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, before);
+        }
+    }
+}
+
+/// The agent's terminal, as the supervisor holds it.
+pub struct AgentTerminal {
+    master: OwnedFd,
+    output: JoinHandle<()>,
+    _raw: RawMode,
+}
+
+impl AgentTerminal {
+    /// Takes over the master side, and begins to carry.
+    pub fn start(master: OwnedFd) -> Result<Self> {
+        let file = || {
+            master
+                .try_clone()
+                .map(File::from)
+                .step(|| "duplicate the terminal".to_owned())
+        };
+        let raw = RawMode::enter();
+        let stdin = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from)
+            .step(|| "duplicate stdin".to_owned())?;
+        let stdout = io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from)
+            .step(|| "duplicate stdout".to_owned())?;
+        let (to, from) = (file()?, file()?);
+        thread::spawn(move || carry(stdin, to));
+        let output = thread::spawn(move || carry(from, stdout));
+        let terminal = Self {
+            master,
+            output,
+            _raw: raw,
+        };
+        terminal.resize();
+        Ok(terminal)
+    }
+
+    /// Gives the agent's terminal the caller's window size.
+    pub fn resize(&self) {
+        if let Some((rows, columns)) = window_size() {
+            let size = Winsize {
+                ws_row: rows,
+                ws_col: columns,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
+            // Without a size the agent draws as on 80 by 24.
+            let _ = tcsetwinsize(&self.master, size);
+        }
+    }
+
+    /// Waits until the agent's last output is shown, then restores the mode.
+    pub fn finish(self) {
+        let _ = self.output.join();
+    }
+}
+
+/// Carries until either side is gone; a terminal's master gives EIO when the
+/// last process has closed the other side (pty(7)).
+fn carry(mut from: File, mut to: File) {
+    let mut buffer = [0u8; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+}

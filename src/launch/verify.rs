@@ -1,0 +1,589 @@
+//! Compares the kernel's own view of the created container with the plan,
+//! before the agent's first instruction. Nothing that the container says counts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+use nix::unistd::Pid;
+
+use super::protocol::Report;
+use super::staging::staged;
+use crate::bundle::{Place, init_arguments};
+use crate::error::{Context, Error, Result};
+use crate::plan::{AGENT_ID, Mount, MountEntry, MountKind, Plan, read_mountinfo};
+
+/// What the launcher knows of the container from itself.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The init, in the launcher's process namespace.
+    pub init: Pid,
+    /// Inode of the init's end of the handshake.
+    pub handshake_inode: u64,
+    /// The agent's stdio, when it has no terminal.
+    pub stdio: Option<&'a [OwnedFd; 3]>,
+}
+
+/// Inode of an open file: sockets and pipes are told apart by it.
+pub fn inode_of(file: impl AsFd) -> Result<u64> {
+    rustix::fs::fstat(file)
+        .map(|stat| stat.st_ino)
+        .step(|| "identify a descriptor".to_owned())
+}
+
+/// The differences found so far.
+struct Differences {
+    found: Vec<String>,
+    compared: usize,
+}
+
+impl Differences {
+    fn compare(&mut self, what: &str, planned: impl AsRef<str>, kernel: impl AsRef<str>) {
+        self.compared += 1;
+        let (planned, kernel) = (planned.as_ref(), kernel.as_ref());
+        if planned != kernel {
+            self.found.push(format!(
+                "{what}: the plan has `{planned}`, the kernel `{kernel}`"
+            ));
+        }
+    }
+
+    fn add(&mut self, difference: String) {
+        self.found.push(difference);
+    }
+}
+
+/// Compares everything; the error names each difference.
+pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Result<Report> {
+    let process = PathBuf::from(format!("/proc/{}", facts.init));
+    let mut differences = Differences {
+        found: Vec::new(),
+        compared: 0,
+    };
+    check_process(plan, facts, &process, &mut differences)?;
+    check_status(plan, &process, &mut differences)?;
+    check_namespaces(&process, &mut differences)?;
+    check_descriptors(plan, facts, &process, &mut differences)?;
+    let facts_compared = differences.compared;
+    let mounts = check_mounts(plan, places, &process, &mut differences)?;
+    if differences.found.is_empty() {
+        return Ok(Report {
+            mounts,
+            facts: facts_compared,
+            steps: Vec::new(),
+        });
+    }
+    let runtime = plan.runtime.path.display();
+    let error = Error::failed(format!(
+        "verify: the container that {runtime} made is not the plan's; the agent did not run"
+    ));
+    Err(differences
+        .found
+        .into_iter()
+        .fold(error, Error::because)
+        .hint("check the runtime: belljar doctor; the plan: belljar explain"))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .step(|| format!("verify: read {}", path.display()))
+}
+
+fn link(path: &Path) -> Result<String> {
+    fs::read_link(path)
+        .map(|target| target.to_string_lossy().into_owned())
+        .step(|| format!("verify: read the link {}", path.display()))
+}
+
+/// The program, its arguments, environment and directory.
+fn check_process(
+    plan: &Plan,
+    facts: &Facts<'_>,
+    process: &Path,
+    differences: &mut Differences,
+) -> Result<()> {
+    let init =
+        fs::metadata(staged("belljar/init")).step(|| "verify: find the staged init".to_owned())?;
+    let exe = process.join("exe");
+    let running = fs::metadata(&exe).step(|| format!("verify: read {}", exe.display()))?;
+    differences.compared += 1;
+    if (init.dev(), init.ino()) != (running.dev(), running.ino()) {
+        differences.add(format!(
+            "program of PID 1: the plan has belljar's init, the kernel {}",
+            link(&exe)?
+        ));
+    }
+    let joined = |parts: &[String]| {
+        parts
+            .iter()
+            .map(|part| format!("{part}\0"))
+            .collect::<String>()
+    };
+    differences.compare(
+        "arguments of PID 1",
+        joined(&init_arguments(plan, "3")),
+        read(&process.join("cmdline"))?,
+    );
+    let sorted = |text: String| {
+        let mut parts: Vec<&str> = text.split_terminator('\0').collect();
+        parts.sort_unstable();
+        parts.join("\n")
+    };
+    let environment: Vec<String> = plan
+        .environment
+        .iter()
+        .map(|variable| format!("{}={}", variable.name, variable.value))
+        .collect();
+    differences.compare(
+        "environment",
+        sorted(joined(&environment)),
+        sorted(read(&process.join("environ"))?),
+    );
+    differences.compare(
+        "working directory",
+        &plan.workdir,
+        link(&process.join("cwd"))?,
+    );
+    let own = read(Path::new("/proc/self/cgroup"))?;
+    differences.compare("cgroup", own, read(&process.join("cgroup"))?);
+    let limits = read(&process.join("limits"))?;
+    let limit = |name: &str| {
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    differences.compare("core dump limit", "0 0", limit("Max core file size"));
+    if let Some(pids) = &plan.limits.pids {
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
+        let value = most.map_or(pids.value, |most| pids.value.min(most));
+        differences.compare(
+            "process limit",
+            format!("{value} {value}"),
+            limit("Max processes"),
+        );
+    }
+    let _ = facts;
+    Ok(())
+}
+
+/// Ids, capabilities, no_new_privs, seccomp, and the id maps.
+fn check_status(plan: &Plan, process: &Path, differences: &mut Differences) -> Result<()> {
+    let text = read(&process.join("status"))?;
+    let status: BTreeMap<&str, Vec<&str>> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name, value.split_whitespace().collect()))
+        .collect();
+    let field = |name: &str| {
+        status
+            .get(name)
+            .map(|values| values.join(" "))
+            .unwrap_or_default()
+    };
+    let id = plan.identity.in_launcher;
+    for name in ["Uid", "Gid"] {
+        differences.compare(name, format!("{id} {id} {id} {id}"), field(name));
+    }
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        differences.compare(
+            &format!("capability set {name}"),
+            "0000000000000000",
+            field(name),
+        );
+    }
+    differences.compare("no_new_privs", "1", field("NoNewPrivs"));
+    differences.compare("seccomp mode", "2", field("Seccomp"));
+    differences.compare(
+        "pid in the container",
+        "1",
+        status
+            .get("NSpid")
+            .and_then(|pids| pids.last())
+            .copied()
+            .unwrap_or_default(),
+    );
+    let map = format!("{AGENT_ID} {id} 1");
+    for name in ["uid_map", "gid_map"] {
+        let kernel = read(&process.join(name))?;
+        let kernel: Vec<String> = kernel
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        differences.compare(name, &map, kernel.join(", "));
+    }
+    Ok(())
+}
+
+/// Each namespace new, but the network: that is the launcher's sealed one.
+fn check_namespaces(process: &Path, differences: &mut Differences) -> Result<()> {
+    for name in ["user", "pid", "mnt", "ipc", "uts", "cgroup", "net"] {
+        let own = link(&Path::new("/proc/self/ns").join(name))?;
+        let its = link(&process.join("ns").join(name))?;
+        differences.compared += 1;
+        match (name == "net", own == its) {
+            (true, false) => differences.add(format!(
+                "network namespace: the plan has the sealed one {own}, the kernel {its}"
+            )),
+            (false, true) => differences.add(format!(
+                "{name} namespace: the plan has a new one, the kernel the launcher's {its}"
+            )),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Descriptors 0, 1 and 2, the handshake on 3, and nothing else.
+fn check_descriptors(
+    plan: &Plan,
+    facts: &Facts<'_>,
+    process: &Path,
+    differences: &mut Differences,
+) -> Result<()> {
+    let directory = process.join("fd");
+    let mut open = BTreeMap::new();
+    for entry in
+        fs::read_dir(&directory).step(|| format!("verify: read {}", directory.display()))?
+    {
+        let entry = entry.step(|| format!("verify: read {}", directory.display()))?;
+        let number: i32 = entry.file_name().to_string_lossy().parse().unwrap_or(-1);
+        open.insert(number, entry.path());
+    }
+    for (number, path) in &open {
+        let its = fs::metadata(path).step(|| format!("verify: read {}", path.display()))?;
+        differences.compared += 1;
+        let planned = match (number, facts.stdio) {
+            (0..=2, Some(stdio)) => {
+                let own = rustix::fs::fstat(&stdio[*number as usize])
+                    .step(|| "verify: identify stdio".to_owned())?;
+                (own.st_dev, own.st_ino) == (its.dev(), its.ino())
+            }
+            (0..=2, None) => {
+                plan.terminal && (136..=143).contains(&nix::sys::stat::major(its.rdev()))
+            }
+            (3, _) => its.ino() == facts.handshake_inode,
+            _ => false,
+        };
+        if !planned {
+            differences.add(format!(
+                "descriptor {number}: the plan has {}, the kernel {}",
+                if *number <= 3 { "another" } else { "none" },
+                link(path)?
+            ));
+        }
+    }
+    for number in 0..=3 {
+        if !open.contains_key(&number) {
+            differences.add(format!(
+                "descriptor {number}: the plan has it, the kernel not"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What one mount must be.
+#[derive(Debug)]
+struct Expected {
+    device: Option<String>,
+    root: Option<String>,
+    fstype: Option<String>,
+    flags: Vec<String>,
+    options: Vec<String>,
+}
+
+const FLAGS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
+
+/// The mount table of the container against the plan and the staging area.
+fn check_mounts(
+    plan: &Plan,
+    places: &[Option<Place>],
+    process: &Path,
+    differences: &mut Differences,
+) -> Result<usize> {
+    let own = read_mountinfo(Path::new("/proc/self/mountinfo"))?;
+    let kernel = read_mountinfo(&process.join("mountinfo"))?;
+    let mut expected: BTreeMap<String, Expected> = BTreeMap::new();
+    let mut root = source_of(&own, &staged("bundle/rootfs"))?;
+    root.flags = vec!["ro".to_owned()];
+    expected.insert("/".to_owned(), root);
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        expect(
+            &own,
+            mount,
+            places.get(index).and_then(Option::as_ref),
+            &mut expected,
+        )?;
+    }
+    let null = source_of(&own, Path::new("/dev/null"))?;
+    for path in &plan.masked_paths {
+        // The runtime covers a file with /dev/null, a directory with an empty one.
+        let device = Path::new(path)
+            .is_file()
+            .then(|| null.device.clone())
+            .flatten();
+        let flags = if device.is_some() {
+            Vec::new()
+        } else {
+            vec!["ro".to_owned()]
+        };
+        expected.insert(
+            path.clone(),
+            Expected {
+                device,
+                root: None,
+                fstype: None,
+                flags,
+                options: Vec::new(),
+            },
+        );
+    }
+    for path in &plan.readonly_paths {
+        let below = path.strip_prefix("/proc").map(str::to_owned);
+        expected.insert(
+            path.clone(),
+            Expected {
+                device: None,
+                root: below,
+                fstype: Some("proc".to_owned()),
+                flags: vec!["ro".to_owned()],
+                options: Vec::new(),
+            },
+        );
+    }
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for entry in &kernel {
+        *seen.entry(&entry.target).or_default() += 1;
+        match expected.get(&entry.target) {
+            None => differences.add(format!(
+                "mount {}: the plan has none, the kernel {} {} ({})",
+                entry.target,
+                entry.fstype,
+                entry.root,
+                entry.options.join(",")
+            )),
+            Some(planned) => compare_mount(entry, planned, differences),
+        }
+    }
+    for target in expected.keys() {
+        match seen.get(target.as_str()) {
+            None => differences.add(format!("mount {target}: the plan has it, the kernel not")),
+            Some(1) => {}
+            Some(times) => differences.add(format!(
+                "mount {target}: the plan has one, the kernel {times} on top of each other"
+            )),
+        }
+    }
+    let root_link = link(&process.join("root"))?;
+    differences.compare("root directory", "/", root_link);
+    Ok(kernel.len())
+}
+
+fn compare_mount(entry: &MountEntry, planned: &Expected, differences: &mut Differences) {
+    let target = &entry.target;
+    let mut wrong = |what: &str, planned: &str, kernel: &str| {
+        differences.add(format!(
+            "mount {target}: {what}: the plan has `{planned}`, the kernel `{kernel}`"
+        ));
+    };
+    if let Some(device) = planned
+        .device
+        .as_ref()
+        .filter(|device| **device != entry.device)
+    {
+        wrong("file system", device, &entry.device);
+    }
+    if let Some(root) = planned.root.as_ref().filter(|root| **root != entry.root) {
+        wrong("source", root, &entry.root);
+    }
+    if let Some(fstype) = planned
+        .fstype
+        .as_ref()
+        .filter(|fstype| **fstype != entry.fstype)
+    {
+        wrong("type", fstype, &entry.fstype);
+    }
+    for flag in FLAGS {
+        let planned_flag = planned.flags.iter().any(|have| have == flag);
+        if planned_flag && !entry.has(flag) {
+            wrong("flag", flag, "without it");
+        } else if flag == "ro"
+            && !planned_flag
+            && entry.has(flag)
+            && planned.fstype.is_none()
+            && planned.device.is_some()
+            && !target.starts_with("/proc/")
+            && !target.starts_with("/dev/")
+        {
+            wrong("flag", "rw", "ro");
+        }
+    }
+    for option in &planned.options {
+        if !entry.super_options.contains(option) {
+            wrong("option", option, &entry.super_options.join(","));
+        }
+    }
+    if entry
+        .propagation
+        .iter()
+        .any(|field| field.starts_with("shared:") || field.starts_with("master:"))
+    {
+        wrong("propagation", "private", &entry.propagation.join(" "));
+    }
+}
+
+/// What `path`, in the launcher's view, is a part of.
+fn source_of(own: &[MountEntry], path: &Path) -> Result<Expected> {
+    let covering = own
+        .iter()
+        .filter(|entry| path.starts_with(&entry.target))
+        .max_by_key(|entry| entry.target.len());
+    let entry = covering
+        .ok_or_else(|| Error::failed(format!("verify: no mount holds {}", path.display())))?;
+    // Of mounts on top of each other the last one is seen.
+    let entry = own
+        .iter()
+        .rev()
+        .find(|other| other.target == entry.target)
+        .unwrap_or(entry);
+    let rest = path.strip_prefix(&entry.target).unwrap_or(Path::new(""));
+    let root = if rest.as_os_str().is_empty() {
+        PathBuf::from(&entry.root)
+    } else {
+        Path::new(&entry.root).join(rest)
+    };
+    Ok(Expected {
+        device: Some(entry.device.clone()),
+        root: Some(root.to_string_lossy().into_owned()),
+        fstype: None,
+        flags: FLAGS
+            .iter()
+            .filter(|flag| entry.has(flag))
+            .map(|flag| (*flag).to_owned())
+            .collect(),
+        options: Vec::new(),
+    })
+}
+
+fn expect(
+    own: &[MountEntry],
+    mount: &Mount,
+    place: Option<&Place>,
+    expected: &mut BTreeMap<String, Expected>,
+) -> Result<()> {
+    let flag = |on: bool, name: &str| on.then(|| name.to_owned());
+    let planned: Vec<String> = [
+        flag(true, "nosuid"),
+        flag(mount.readonly, "ro"),
+        flag(mount.nodev, "nodev"),
+        flag(mount.noexec, "noexec"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let fresh = |fstype: &str, options: Vec<String>| Expected {
+        device: None,
+        root: Some("/".to_owned()),
+        fstype: Some(fstype.to_owned()),
+        flags: planned.clone(),
+        options,
+    };
+    let what = match (&mount.kind, place) {
+        (MountKind::Proc, _) => fresh("proc", vec!["hidepid=invisible".to_owned()]),
+        (MountKind::Devpts, _) => fresh("devpts", vec!["ptmxmode=666".to_owned()]),
+        (MountKind::Tmpfs { size, inodes, .. }, _) => fresh(
+            "tmpfs",
+            vec![
+                format!("size={}k", size >> 10),
+                format!("nr_inodes={inodes}"),
+            ],
+        ),
+        (MountKind::Device, _) => {
+            let mut device = source_of(own, Path::new(&mount.target))?;
+            device.flags = Vec::new();
+            device
+        }
+        (MountKind::Console, _) => Expected {
+            device: None,
+            root: None,
+            fstype: Some("devpts".to_owned()),
+            flags: Vec::new(),
+            options: Vec::new(),
+        },
+        (_, Some(Place::Path(path))) => {
+            let mut source = source_of(own, path)?;
+            source.flags.extend(planned);
+            if let MountKind::Bind { submounts, .. } = &mount.kind {
+                for submount in submounts {
+                    let mut below = source_of(own, &path.join(submount))?;
+                    below.flags.extend(source.flags.iter().cloned());
+                    expected.insert(crate::plan::join(&mount.target, submount), below);
+                }
+            }
+            source
+        }
+        _ => {
+            return Err(Error::failed(format!(
+                "verify: the mount {} has no place",
+                mount.target
+            )));
+        }
+    };
+    expected.insert(mount.target.clone(), what);
+    Ok(())
+}
+
+/// While the init has not reported: a PID 1 of a process namespace below ours
+/// that runs something other than the runtime or the init is a cheat.
+pub fn stranger_as_pid_1(plan: &Plan, runtime: &Child) -> Option<Error> {
+    let init = fs::metadata(staged("belljar/init")).ok()?;
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let pids: Vec<&str> = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        if pids.len() < 2 || pids.last() != Some(&"1") || pid == runtime.id() {
+            continue;
+        }
+        let Ok(exe) = fs::metadata(entry.path().join("exe")) else {
+            continue;
+        };
+        if (exe.dev(), exe.ino()) == (init.dev(), init.ino()) {
+            continue;
+        }
+        let name = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        // Until it executes the init, PID 1 is a copy of the runtime itself.
+        let same_root =
+            fs::read_link(entry.path().join("root")).is_ok_and(|root| root == Path::new("/"));
+        let is_runtime = name.to_string_lossy().contains("crun")
+            || name == plan.runtime.path
+            || name.to_string_lossy().contains("memfd:");
+        if same_root && !is_runtime {
+            return Some(
+                Error::failed(
+                    "verify: PID 1 of the container is not belljar's init; the agent did not run",
+                )
+                .because(format!(
+                    "program of PID 1: the plan has belljar's init, the kernel {}",
+                    name.display()
+                )),
+            );
+        }
+    }
+    None
+}

@@ -1,0 +1,15 @@
+//! belljar runs an AI agent on a Linux box as if it were a stranger's program.
+//!
+//! Each run gets one OCI bundle, built for that run and thrown away after it.
+//! See docs/architecture.md for the way of one run.
+
+pub mod backend;
+pub mod bundle;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod launch;
+pub mod plan;
+pub mod rootfs;
+pub mod runs;
+pub mod sys;

@@ -1,0 +1,425 @@
+//! Request + configuration + group → plan. Every refusal happens here.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::command::Program;
+use super::mounts::{Mounts, Options, Surroundings};
+use super::own::{OwnPlaces, real_path};
+use super::request::{Access, MountArgument, Request};
+use super::source::{absolute, check_characters};
+use super::walk::Directories;
+use super::{
+    Allowlist, BELLJAR_DIR, Blocked, Egress, EgressMode, HOME, Limits, MountKind, Plan, Seccomp,
+    Trust, environment, identity, limits, read_mountinfo,
+};
+use crate::backend;
+use crate::bundle::seccomp;
+use crate::config::{Caller, Config, Dirs, Group, Groups};
+use crate::error::{Error, Result};
+use crate::rootfs;
+
+/// One argument of execve(2) may have this many bytes at most (MAX_ARG_STRLEN).
+const LONGEST_ARGUMENT: usize = 128 << 10;
+/// All arguments and variables together; the kernel takes 2 MiB with the usual
+/// stack limit of 8 MiB (execve(2)).
+const ALL_ARGUMENTS: usize = 2 << 20;
+
+/// A plan, and what is held open for it.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The plan.
+    pub plan: Plan,
+    /// The pinned source of mounts, by their place in the plan.
+    pub sources: BTreeMap<usize, OwnedFd>,
+    /// The directories below each merged mount, by its place in the plan.
+    pub directories: Vec<(usize, Directories)>,
+    /// belljar's own directories that must be there before the run.
+    pub needed: Vec<PathBuf>,
+    /// The group.
+    pub group: Group,
+}
+
+/// Resolves the request; nothing on the host is changed.
+pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved> {
+    let config = Config::load(&dirs.config_file())?;
+    let allowlist = Allowlist::load(&dirs.allowlist_file(), &caller.home)?;
+    let group = Groups::new(dirs).find(&request.group)?;
+    let group_config = config.for_group(group.name.as_str());
+    let identity = identity::resolve(caller, &group)?;
+    let typed = command_of(request, group_config.command.as_deref())?;
+    let limits = limits::resolve(request, &config)?;
+    let runtime = backend::find(
+        request
+            .runtime
+            .as_deref()
+            .or(group_config.runtime.as_deref())
+            .or(config.run.runtime.as_deref()),
+        caller,
+    )?;
+    let rootfs_name = request
+        .rootfs
+        .as_deref()
+        .or(group_config.rootfs.as_deref())
+        .or(config.run.rootfs.as_deref())
+        .unwrap_or("host");
+    let egress = request
+        .egress
+        .or(group_config.egress)
+        .or(config.run.egress)
+        .unwrap_or_default();
+
+    let around = Surroundings {
+        caller,
+        own: OwnPlaces::new(dirs),
+        allowlist: &allowlist,
+        blocked: Blocked::new(&allowlist.blocked_patterns)?,
+        host_mounts: read_mountinfo(Path::new("/proc/self/mountinfo"))?,
+        trust: group.trust(),
+    };
+    let mut mounts = Mounts::default();
+    let mut root = rootfs::resolve(rootfs_name, &around, &mut mounts)?;
+    add_private(&mut mounts, request.terminal);
+    let needed = add_group(&mut mounts, &group, dirs);
+    add_persons(&mut mounts, request, &around, &group_config.mounts)?;
+    let program = match root.is_host() {
+        true => Program::find(&typed[0], &caller.home)?,
+        false => Program {
+            reason: "looked up in the root directory".to_owned(),
+            ..Program::default()
+        },
+    };
+    for (package, reason) in &program.packages {
+        mounts.add_package(&around, package, reason)?;
+    }
+    root.add_links(&program.links);
+    mounts.check_links(&needed)?;
+    let mut command = typed;
+    if let Some(path) = &program.path {
+        command[0] = path.clone();
+    }
+    let environment =
+        environment::resolve(&request.environment, &program.directories, request.terminal)?;
+    check_lengths(&command, &environment)?;
+    let mut notes = std::mem::take(&mut mounts.notes);
+    notes.extend(unenforced(&limits));
+    let shadowed = mounts.shadowed;
+    let profile = seccomp::profile()?;
+    let plan = Plan {
+        version: 1,
+        group: group.name.to_string(),
+        trust: group.trust(),
+        command,
+        command_reason: program.reason,
+        workdir: workdir(request)?,
+        hostname: "belljar".to_owned(),
+        terminal: request.terminal,
+        identity,
+        root: root.into_plan(),
+        mounts: mounts.list,
+        shadowed,
+        masked_paths: existing(&MASKED),
+        readonly_paths: existing(&READONLY),
+        environment,
+        egress: egress_of(egress),
+        limits,
+        seccomp: Seccomp {
+            profile: "default".to_owned(),
+            sha256: seccomp::digest(),
+            allowed: profile.allowed(),
+        },
+        runtime,
+        notes,
+    };
+    let sources = mounts
+        .sources
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, source)| Some((index, source?.file)))
+        .collect();
+    Ok(Resolved {
+        plan,
+        sources,
+        directories: mounts.directories,
+        needed,
+        group,
+    })
+}
+
+/// Paths of /proc that tell about the host, or that a program could hurt it with.
+const MASKED: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/kmsg",
+];
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+fn existing(paths: &[&str]) -> Vec<String> {
+    paths
+        .iter()
+        .filter(|path| Path::new(path).exists())
+        .map(|path| (*path).to_owned())
+        .collect()
+}
+
+fn command_of(request: &Request, configured: Option<&[String]>) -> Result<Vec<String>> {
+    let command = if request.command.is_empty() {
+        configured.unwrap_or_default().to_vec()
+    } else {
+        request.command.clone()
+    };
+    match command.first() {
+        None => Err(Error::usage("no command to run").hint("belljar run -- COMMAND [ARG…]")),
+        Some(program) if program.is_empty() => {
+            Err(Error::refused("the command is empty").hint("belljar run -- COMMAND [ARG…]"))
+        }
+        Some(_) => Ok(command),
+    }
+}
+
+fn check_lengths(command: &[String], environment: &[super::Variable]) -> Result<()> {
+    let variables = environment
+        .iter()
+        .map(|variable| variable.name.len() + variable.value.len() + 2);
+    let all = command
+        .iter()
+        .map(|argument| argument.len() + 1)
+        .chain(variables);
+    let (mut longest, mut sum) = (0, 0);
+    for length in all {
+        longest = longest.max(length);
+        sum += length + size_of::<usize>();
+    }
+    if longest > LONGEST_ARGUMENT || sum > ALL_ARGUMENTS {
+        return Err(Error::refused(format!("the command and environment are too long: {sum} bytes, the longest item {longest}"))
+            .because(format!("the kernel takes {LONGEST_ARGUMENT} bytes for one and {ALL_ARGUMENTS} for all (execve(2), E2BIG)"))
+            .hint("pass it on stdin, or in a file in the project"));
+    }
+    Ok(())
+}
+
+fn workdir(request: &Request) -> Result<String> {
+    let Some(typed) = &request.workdir else {
+        return Ok("/workspace/group".to_owned());
+    };
+    check_characters(typed)?;
+    let good = typed.starts_with('/') && !typed.split('/').any(|part| part == ".." || part == ".");
+    if !good {
+        return Err(Error::refused(format!(
+            "--workdir {typed}: a path inside is absolute and without `.` and `..`"
+        ))
+        .hint("for example --workdir /workspace/project"));
+    }
+    Ok(typed.clone())
+}
+
+/// What belongs to every run: proc, devices, private tmpfs, belljar's own files.
+fn add_private(mounts: &mut Mounts, terminal: bool) {
+    const MIB: u64 = 1 << 20;
+    let tmpfs = |size: u64, inodes: u64, mode: u32| MountKind::Tmpfs { size, inodes, mode };
+    mounts.push(
+        "/proc",
+        MountKind::Proc,
+        Options::DATA,
+        "the container's own processes; PID 1 is hidden",
+    );
+    mounts.push(
+        "/dev",
+        tmpfs(MIB, 256, 0o755),
+        Options::DEVICE,
+        "a minimal /dev",
+    );
+    for device in ["null", "zero", "full", "random", "urandom", "tty"] {
+        mounts.push(
+            &format!("/dev/{device}"),
+            MountKind::Device,
+            Options::DEVICE,
+            "a harmless device",
+        );
+    }
+    mounts.push(
+        "/dev/pts",
+        MountKind::Devpts,
+        Options::DEVICE,
+        "terminals of the container's own",
+    );
+    mounts.push(
+        "/dev/shm",
+        tmpfs(512 * MIB, 65_536, 0o1777),
+        Options::DATA,
+        "private shared memory",
+    );
+    if terminal {
+        mounts.push(
+            "/dev/console",
+            MountKind::Console,
+            Options::DEVICE,
+            "the agent's terminal",
+        );
+    }
+    mounts.push(
+        "/tmp",
+        tmpfs(4096 * MIB, 1_048_576, 0o1777),
+        Options::RW,
+        "private, gone after the run",
+    );
+    mounts.push(
+        "/run",
+        tmpfs(64 * MIB, 16_384, 0o755),
+        Options::DATA,
+        "private, gone after the run",
+    );
+    mounts.push(
+        BELLJAR_DIR,
+        MountKind::Generated { directory: true },
+        Options::RO,
+        "the init, and what the agent may do",
+    );
+    mounts.push(
+        HOME,
+        tmpfs(4096 * MIB, 1_048_576, 0o700),
+        Options::RW,
+        "the private home, gone after the run",
+    );
+}
+
+/// The group's own directories (DESIGN 6.3); returns those that must exist.
+fn add_group(mounts: &mut Mounts, group: &Group, dirs: &Dirs) -> Vec<PathBuf> {
+    let data = real_path(&dirs.data);
+    let name = group.name.as_str();
+    let [folder, session, messages, tasks, input] = group.directories(&data);
+    let (global, ipc) = (data.join("groups/global"), data.join("ipc").join(name));
+    mounts.add_own(
+        session.clone(),
+        "/home/node/.claude",
+        Access::ReadWrite,
+        "the group's session, which no other group sees",
+    );
+    mounts.add_own(
+        folder.clone(),
+        "/workspace/group",
+        Access::ReadWrite,
+        "the group's folder",
+    );
+    mounts.add_own(
+        global.clone(),
+        "/workspace/global",
+        Access::ReadOnly,
+        "what all groups share",
+    );
+    mounts.add_own(
+        ipc,
+        "/workspace/ipc",
+        Access::ReadWrite,
+        "the group's messages to and from the host",
+    );
+    vec![session, folder, global, messages, tasks, input]
+}
+
+/// What the person mounts: the project, configured mounts, typed ones.
+fn add_persons(
+    mounts: &mut Mounts,
+    request: &Request,
+    around: &Surroundings<'_>,
+    configured: &[crate::config::ConfiguredMount],
+) -> Result<()> {
+    let mut targets = Vec::new();
+    match (&request.project, around.trust) {
+        (Some(project), Trust::Untrusted) => {
+            return Err(Error::refused(format!(
+                "--project {}: group `{}` gets no project",
+                project.directory, request.group
+            ))
+            .because("only main, the trusted group, sees the project")
+            .hint("mount what it needs with --mount, which the allowlist must allow"));
+        }
+        (None, Trust::Untrusted) => {}
+        (project, Trust::Trusted) => {
+            let here = std::env::current_dir().map_err(|error| {
+                Error::refused("read the current directory")
+                    .because(error)
+                    .hint("cd to a directory that exists")
+            })?;
+            let (path, access, reason) = match project {
+                Some(project) => (
+                    absolute(&project.directory, &around.caller.home, Some(&here))?,
+                    project.access,
+                    "the project, asked for by --project",
+                ),
+                None => (here, Access::ReadOnly, "the project: the current directory"),
+            };
+            mounts
+                .add_project(around, &path, access, reason)
+                .map_err(|error| match (project, &error.hint) {
+                    (None, _) => Error {
+                        hint: Some(format!(
+                            "{}; or choose the project: --project DIR",
+                            error
+                                .hint
+                                .unwrap_or_else(|| "cd to a project directory".to_owned())
+                        )),
+                        ..error
+                    },
+                    _ => error,
+                })?;
+        }
+    }
+    let configured = configured.iter().map(|mount| MountArgument {
+        source: mount.host.clone(),
+        target: mount.container.clone(),
+        access: if mount.readonly {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        },
+    });
+    for argument in configured.chain(request.mounts.iter().cloned()) {
+        let index = mounts.list.len();
+        mounts.add_extra(around, &argument)?;
+        targets.push(mounts.list[index].target.clone());
+    }
+    mounts.check_targets(&targets)
+}
+
+fn egress_of(mode: EgressMode) -> Egress {
+    let means = match mode {
+        EgressMode::Gateway => {
+            "nothing can leave: the network is sealed, and this version has no gateway listeners yet"
+        }
+        EgressMode::None => "nothing can leave: the network is sealed",
+    };
+    Egress {
+        mode,
+        means: means.to_owned(),
+    }
+}
+
+fn unenforced(limits: &Limits) -> Vec<String> {
+    let memory = limits
+        .memory_bytes
+        .as_ref()
+        .map(|limit| ("memory", limit.enforced, &limit.by));
+    let cpus = limits
+        .cpus
+        .as_ref()
+        .map(|limit| ("cpus", limit.enforced, &limit.by));
+    [memory, cpus]
+        .into_iter()
+        .flatten()
+        .filter(|(_, enforced, _)| !enforced)
+        .map(|(name, _, by)| format!("limit --{name} is {by}"))
+        .collect()
+}

@@ -1,0 +1,252 @@
+//! The plan for people: `belljar explain`, and the summary that the agent reads.
+
+use std::fmt::Write as _;
+
+use super::{Content, Mount, MountKind, Plan, RootKind, ShadowKind, Trust};
+use crate::error::printable;
+
+impl Plan {
+    /// Each line of the plan with its reason.
+    pub fn explain(&self) -> String {
+        let mut out = String::new();
+        let trust = match self.trust {
+            Trust::Trusted => "trusted",
+            Trust::Untrusted => "untrusted",
+        };
+        let mut line = |name: &str, value: &str, reason: &str| {
+            let _ = writeln!(
+                out,
+                "{name:<10} {:<46} {}",
+                printable(value),
+                printable(reason)
+            );
+        };
+        line("group", &self.group, trust);
+        line("command", &self.command.join(" "), &self.command_reason);
+        line("workdir", &self.workdir, "");
+        line(
+            "terminal",
+            if self.terminal { "yes" } else { "no" },
+            "as the caller's, unless -t or -T says otherwise",
+        );
+        let identity = &self.identity;
+        line(
+            "user",
+            &format!(
+                "node ({0}:{0}) inside, {1}:{2} on the host",
+                identity.inside, identity.host_uid, identity.host_gid
+            ),
+            &identity.reason,
+        );
+        line("rights", "no capabilities, no_new_privs", "always");
+        line(
+            "seccomp",
+            &format!(
+                "profile {}, {} calls allowed",
+                self.seccomp.profile, self.seccomp.allowed
+            ),
+            &format!("sha256 {}", &self.seccomp.sha256[..12]),
+        );
+        line(
+            "runtime",
+            &self.runtime.path.to_string_lossy(),
+            &self.runtime.reason,
+        );
+        let root = match &self.root.kind {
+            RootKind::Host => "the host's /usr, read-only, in a generated root".to_owned(),
+            RootKind::Directory { path } => {
+                format!("{}, read-only, in a generated root", path.display())
+            }
+        };
+        line(
+            "root",
+            &root,
+            &format!("{} generated entries", self.root.generated.len()),
+        );
+        line("egress", self.egress.mode.name(), &self.egress.means);
+        self.explain_limits(&mut line);
+        for mount in &self.mounts {
+            if !matches!(
+                mount.kind,
+                MountKind::DevNull | MountKind::Empty | MountKind::Device
+            ) {
+                line("mount", &mount_text(mount), &mount.reason);
+                if let MountKind::Bind { submounts, .. } = &mount.kind {
+                    for submount in submounts {
+                        line(
+                            "mount",
+                            &format!("{} ro", super::join(&mount.target, submount)),
+                            "mounted below it on the host; comes along read-only",
+                        );
+                    }
+                }
+            }
+        }
+        for (target, shadow) in self.shadows() {
+            let what = match shadow.kind {
+                ShadowKind::File => "/dev/null over the file",
+                ShadowKind::Absent => "/dev/null, the name is kept free",
+                ShadowKind::Directory => "an empty unreadable directory",
+                ShadowKind::Special => "/dev/null over what is not a file",
+            };
+            line(
+                "hidden",
+                &super::join(target, &shadow.path.to_string_lossy()),
+                &format!("{what}: {}", shadow.rule),
+            );
+        }
+        let count = self.shadowed;
+        line(
+            "hidden",
+            &format!(
+                "{} files, {} directories, {} special",
+                count.files, count.directories, count.special
+            ),
+            "in all",
+        );
+        line(
+            "masked",
+            &self.masked_paths.join(" "),
+            "they tell about the host",
+        );
+        line(
+            "read-only",
+            &self.readonly_paths.join(" "),
+            "they change the host",
+        );
+        for entry in &self.root.generated {
+            let what = match &entry.content {
+                Content::Directory => "directory".to_owned(),
+                Content::Link(target) => format!("link to {target}"),
+                Content::Text(text) => format!("{} bytes of belljar's", text.len()),
+                Content::Copy(from) => format!("copy of the host's {}", from.display()),
+            };
+            line("file", &entry.path, &what);
+        }
+        for variable in &self.environment {
+            line(
+                "env",
+                &format!("{}={}", variable.name, variable.value),
+                &variable.reason,
+            );
+        }
+        for note in &self.notes {
+            line("note", note, "");
+        }
+        let _ = writeln!(out, "{:<10} sha256 {}", "plan", self.digest());
+        out
+    }
+
+    fn explain_limits(&self, line: &mut impl FnMut(&str, &str, &str)) {
+        let limits = &self.limits;
+        let mut limit = |name: &str, value: Option<(String, bool, &str)>| match value {
+            Some((value, true, by)) => line("limit", &format!("{name} {value}"), by),
+            Some((value, false, by)) => line("limit", &format!("{name} {value} NOT IN FORCE"), by),
+            None => line("limit", &format!("{name} none"), ""),
+        };
+        limit(
+            "timeout",
+            limits
+                .timeout_seconds
+                .as_ref()
+                .map(|l| (format!("{} s", l.value), l.enforced, l.by.as_str())),
+        );
+        limit(
+            "output",
+            limits
+                .output_bytes
+                .as_ref()
+                .map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
+        );
+        limit(
+            "pids",
+            limits
+                .pids
+                .as_ref()
+                .map(|l| (l.value.to_string(), l.enforced, l.by.as_str())),
+        );
+        limit(
+            "memory",
+            limits
+                .memory_bytes
+                .as_ref()
+                .map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
+        );
+        limit(
+            "cpus",
+            limits
+                .cpus
+                .as_ref()
+                .map(|l| (l.value.to_string(), l.enforced, l.by.as_str())),
+        );
+    }
+
+    /// Every shadow, with the target of its mount.
+    fn shadows(&self) -> impl Iterator<Item = (&str, &super::Shadow)> {
+        self.mounts.iter().flat_map(|mount| {
+            let shadows = match &mount.kind {
+                MountKind::Merged { shadows, .. } => shadows.as_slice(),
+                _ => &[],
+            };
+            shadows.iter().map(|shadow| (mount.target.as_str(), shadow))
+        })
+    }
+
+    /// What the agent may do, for the agent: nothing of the host's paths.
+    pub fn summary(&self) -> String {
+        let mut out =
+            String::from("You run inside belljar, as user node (1000), without capabilities.\n\n");
+        let _ = writeln!(out, "Working directory: {}", printable(&self.workdir));
+        let _ = writeln!(out, "Network: {}", self.egress.means);
+        let _ = writeln!(out, "Directories of the person who called you:");
+        for mount in &self.mounts {
+            if mount.target.starts_with("/workspace")
+                && matches!(
+                    mount.kind,
+                    MountKind::Bind { .. } | MountKind::Merged { .. }
+                )
+            {
+                let _ = writeln!(
+                    out,
+                    "  {} ({})",
+                    printable(&mount.target),
+                    if mount.readonly {
+                        "read-only"
+                    } else {
+                        "read-write"
+                    }
+                );
+            }
+        }
+        let _ = writeln!(
+            out,
+            "Private and gone after the run: /tmp, /run, /home/node (but /home/node/.claude stays)."
+        );
+        let _ = writeln!(out, "Names that may hold credentials read as empty.");
+        out
+    }
+}
+
+fn mount_text(mount: &Mount) -> String {
+    let mut flags = vec![if mount.readonly { "ro" } else { "rw" }];
+    if mount.nodev {
+        flags.push("nodev");
+    }
+    if mount.noexec {
+        flags.push("noexec");
+    }
+    let from = match &mount.kind {
+        MountKind::Bind { source, .. } | MountKind::Merged { source, .. } => {
+            source.to_string_lossy().into_owned()
+        }
+        MountKind::Tmpfs { size, inodes, .. } => {
+            format!("tmpfs {} MiB, {inodes} files", size >> 20)
+        }
+        MountKind::Proc => "proc".to_owned(),
+        MountKind::Devpts | MountKind::Console => "devpts".to_owned(),
+        MountKind::Generated { .. } => "belljar's own".to_owned(),
+        MountKind::DevNull | MountKind::Device => "device".to_owned(),
+        MountKind::Empty => "empty".to_owned(),
+    };
+    format!("{} {} <- {from}", mount.target, flags.join(","))
+}

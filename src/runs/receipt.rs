@@ -1,0 +1,158 @@
+//! Receipts: what was planned, what verify saw, how it ended.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use super::now;
+use crate::config::Dirs;
+use crate::error::{Context, Error, Result};
+use crate::launch::Report;
+use crate::plan::Plan;
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is running, or was when the machine stopped.
+    Running,
+    /// The agent ran, and the run ended.
+    Ended,
+    /// Something failed before the agent began.
+    Failed,
+}
+
+/// The receipt of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Receipt {
+    /// Version of this form.
+    pub version: u32,
+    /// The run's id.
+    pub run: String,
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// Its group.
+    pub group: String,
+    /// How far it has come.
+    pub status: Status,
+    /// RFC 3339, UTC.
+    pub started: String,
+    /// RFC 3339, UTC.
+    pub ended: Option<String>,
+    /// Why it ended.
+    pub cause: String,
+    /// Exit code of belljar.
+    pub exit_code: Option<u8>,
+    /// Limits that were asked for and were not in force.
+    pub not_in_force: Vec<String>,
+    /// What verify compared.
+    pub verify: Option<Report>,
+    /// What failed.
+    pub error: Option<Error>,
+    /// SHA-256 of the plan's canonical text.
+    pub plan_sha256: String,
+    /// The plan.
+    pub plan: Plan,
+}
+
+impl Receipt {
+    /// The receipt of a run that begins now.
+    pub fn begin(run: &str, name: Option<&str>, plan: &Plan) -> Self {
+        let limits = &plan.limits;
+        let memory = limits
+            .memory_bytes
+            .as_ref()
+            .filter(|limit| !limit.enforced)
+            .map(|_| "memory".to_owned());
+        let cpus = limits
+            .cpus
+            .as_ref()
+            .filter(|limit| !limit.enforced)
+            .map(|_| "cpus".to_owned());
+        Self {
+            version: 1,
+            run: run.to_owned(),
+            name: name.map(str::to_owned),
+            group: plan.group.clone(),
+            status: Status::Running,
+            started: now(),
+            ended: None,
+            cause: "running".to_owned(),
+            exit_code: None,
+            not_in_force: memory.into_iter().chain(cpus).collect(),
+            verify: None,
+            error: None,
+            plan_sha256: plan.digest(),
+            plan: plan.clone(),
+        }
+    }
+
+    /// Closes it.
+    pub fn finish(&mut self, status: Status, cause: String, exit_code: Option<u8>) {
+        self.status = status;
+        self.cause = cause;
+        self.exit_code = exit_code;
+        self.ended = Some(now());
+    }
+
+    /// Writes it among the receipts, atomically.
+    pub fn write(&self, dirs: &Dirs) -> Result<()> {
+        let value = serde_json::to_value(self).step(|| "render the receipt".to_owned())?;
+        Stored(value).write(dirs, &self.run)
+    }
+
+    /// Writes it to a file that is already open.
+    pub fn write_to(&self, file: &mut impl Write) -> std::io::Result<()> {
+        serde_json::to_writer_pretty(&mut *file, self)?;
+        file.write_all(b"\n")
+    }
+}
+
+/// A receipt as it lies on disk, perhaps of another version.
+pub struct Stored(Value);
+
+fn path(dirs: &Dirs, run: &str) -> PathBuf {
+    dirs.receipts().join(format!("{run}.json"))
+}
+
+impl Stored {
+    /// Reads the receipt of the run.
+    pub fn load(dirs: &Dirs, run: &str) -> Result<Self> {
+        let path = path(dirs, run);
+        let text = fs::read_to_string(&path).step(|| format!("read {}", path.display()))?;
+        serde_json::from_str(&text)
+            .map(Self)
+            .step(|| format!("read {}", path.display()))
+    }
+
+    /// The receipt.
+    pub fn into_value(self) -> Value {
+        self.0
+    }
+
+    /// Closes the receipt of a run that could not close it.
+    pub fn interrupt(&mut self, why: &str) {
+        if self.0["status"] == "running" {
+            self.0["status"] = "interrupted".into();
+            self.0["cause"] = why.into();
+            self.0["ended"] = now().into();
+        }
+    }
+
+    /// Writes it, atomically.
+    pub fn write(&self, dirs: &Dirs, run: &str) -> Result<()> {
+        let path = path(dirs, run);
+        let write = || -> std::io::Result<()> {
+            let mut file = NamedTempFile::new_in(dirs.receipts())?;
+            serde_json::to_writer(&mut file, &self.0)?;
+            file.write_all(b"\n")?;
+            file.persist(&path).map_err(|error| error.error)?;
+            Ok(())
+        };
+        write().step(|| format!("write the receipt {}", path.display()))
+    }
+}

@@ -1,0 +1,156 @@
+//! The system calls that no library wraps. The only module with `unsafe`.
+//!
+//! Nothing here decides anything: each function is one call with its error.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+
+/// Stack of the launcher, in bytes; pages are only touched when used.
+const STACK: usize = 4 << 20;
+
+/// Starts `child` in a copy of this process, in the namespaces of `flags`
+/// (clone(2)). The caller must have one thread.
+pub fn clone_process(flags: CloneFlags, mut child: impl FnMut() -> isize) -> nix::Result<Pid> {
+    let mut stack = vec![0u8; STACK];
+    // SAFETY: without CLONE_VM the child has its own copy of the memory, so the
+    // stack and the closure stay valid in it whatever this process does; this
+    // process has one thread, so no lock is held by a thread that the copy lacks.
+    unsafe { nix::sched::clone(Box::new(&mut child), &mut stack, flags, Some(libc::SIGCHLD)) }
+}
+
+/// Forks; true in the child. The caller must have one thread.
+pub fn fork() -> nix::Result<nix::unistd::ForkResult> {
+    // SAFETY: one thread, so the child finds every lock free.
+    unsafe { nix::unistd::fork() }
+}
+
+/// What `mount_setattr` is to change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountAttributes<'a> {
+    /// `MOUNT_ATTR_*` bits to set.
+    pub set: u64,
+    /// A user namespace whose map the mount gets (`MOUNT_ATTR_IDMAP`).
+    pub idmap: Option<BorrowedFd<'a>>,
+    /// Receives and passes on no mounts any more (MS_PRIVATE).
+    pub private: bool,
+    /// Also on every mount below.
+    pub recursive: bool,
+}
+
+/// mount_setattr(2) on the mount that `fd` is the root of (Linux 5.12).
+pub fn mount_setattr(fd: impl AsFd, attributes: MountAttributes<'_>) -> io::Result<()> {
+    // SAFETY: the structure is plain integers, for which zero is valid.
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = attributes.set;
+    if attributes.private {
+        attr.propagation = libc::MS_PRIVATE;
+    }
+    if let Some(namespace) = attributes.idmap {
+        attr.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        attr.userns_fd = namespace.as_raw_fd() as u64;
+    }
+    let recursive = if attributes.recursive {
+        libc::AT_RECURSIVE
+    } else {
+        0
+    };
+    // SAFETY: the path is an empty C string, the structure lives through the
+    // call and its true size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Brings the loopback interface of the calling network namespace up
+/// (netdevice(7)).
+pub fn loopback_up() -> io::Result<()> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an ifreq is plain bytes, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request lives through the call and names its interface.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes `command` start with `fd` as its descriptor 3, not closed on exec.
+pub fn pass_as_descriptor_3(command: &mut Command, fd: OwnedFd) {
+    let setup = move || {
+        if fd.as_raw_fd() == 3 {
+            nix::fcntl::fcntl(
+                &fd,
+                nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+            )?;
+        } else {
+            // SAFETY: dup2 takes integers and is async-signal-safe.
+            if unsafe { libc::dup2(fd.as_raw_fd(), 3) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes calls that are async-signal-safe
+    // (signal-safety(7)) and allocates nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Takes over a descriptor that the kernel has just given to this process, as
+/// received by SCM_RIGHTS.
+pub fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller got the number from the kernel for itself; nobody else
+    // in this process knows of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Closes every descriptor above 2 but `keep` (close_range(2), Linux 5.9).
+pub fn close_all_but(keep: BorrowedFd<'_>) {
+    let keep = keep.as_raw_fd() as u32;
+    for (first, last) in [(3, keep.saturating_sub(1)), (keep + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: integers only; the caller uses no other descriptor after.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+/// Sets and removes environment variables. The caller must have one thread.
+pub fn set_environment(set: &[(&str, &std::ffi::OsStr)], remove: &[&str]) {
+    // SAFETY: one thread, so nobody reads the environment meanwhile.
+    unsafe {
+        for (name, value) in set {
+            std::env::set_var(name, value);
+        }
+        for name in remove {
+            std::env::remove_var(name);
+        }
+    }
+}
