@@ -7,6 +7,8 @@ pub mod backend;
 pub mod bundle;
 pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod launch;
 pub mod plan;

@@ -131,14 +131,19 @@ pub fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Closes every descriptor above 2 but `keep` (close_range(2), Linux 5.9).
-pub fn close_all_but(keep: BorrowedFd<'_>) {
-    let keep = keep.as_raw_fd() as u32;
-    for (first, last) in [(3, keep.saturating_sub(1)), (keep + 1, u32::MAX)] {
-        if first <= last {
+/// Closes every descriptor above 2 but those in `keep` (close_range(2), Linux
+/// 5.9). Nothing in the process may use the others after.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.push(u32::MAX);
+    keep.sort_unstable();
+    let mut first = 3;
+    for kept in keep {
+        if first < kept {
             // SAFETY: integers only; the caller uses no other descriptor after.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
         }
+        first = first.max(kept.saturating_add(1));
     }
 }
 

@@ -42,7 +42,7 @@ impl Janitor {
                     let _ = dup2_stdout(&null);
                     let _ = dup2_stderr(&null);
                 }
-                sys::close_all_but(read.as_fd());
+                sys::close_all_but(&[read.as_fd()]);
                 let _ = setsid();
                 let _ = chdir("/");
                 wait_and_clean(read.into(), dirs, run, cgroup.map(Path::to_owned));

@@ -21,7 +21,7 @@ use nix::unistd::{
     Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid,
 };
 
-use super::protocol::{Channel, FromLauncher, Report, ToLauncher};
+use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::staging::{self, staged};
 use super::verify;
 use crate::backend::{self, Start};
@@ -55,6 +55,11 @@ pub struct Inheritance<'a> {
 /// Runs to the end of the container. Every error goes to the supervisor.
 pub fn main(inheritance: Inheritance<'_>) -> isize {
     let channel = &inheritance.channel;
+    // The supervisor's own ends of the agent's pipes must not stay open here:
+    // the agent would wait for the end of its input for ever.
+    let mut keep = vec![channel.as_fd(), inheritance.supervisor.as_fd()];
+    keep.extend(inheritance.stdio.iter().flatten().map(AsFd::as_fd));
+    sys::close_all_but(&keep);
     let message = match launch(&inheritance) {
         Ok(ended) => ended,
         Err(error) => FromLauncher::Failed(error),

@@ -142,14 +142,13 @@ pub fn start(
 
 /// Carries until the agent's end is closed, or until nobody reads: then the
 /// pipe goes, and the agent gets SIGPIPE as it would without belljar.
+///
+/// By read and write, not by splice(2): that one takes the file's offset before
+/// it waits for data, and overwrites what others have written to it meanwhile.
 fn carry(mut from: File, mut to: File, budget: Option<&Budget>, events: &UnboundedSender<Event>) {
-    let Some(budget) = budget else {
-        let _ = io::copy(&mut from, &mut to);
-        return;
-    };
     let mut buffer = vec![0u8; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
-        let allowed = budget.take(length);
+        let allowed = budget.map_or(length, |budget| budget.take(length));
         if to.write_all(&buffer[..allowed]).is_err() {
             return;
         }

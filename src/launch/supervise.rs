@@ -1,12 +1,11 @@
 //! The supervisor's loop: messages of the launcher, signals, clock, output.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
@@ -32,6 +31,8 @@ pub enum Event {
     Signal(Signal),
     /// The caller's window has another size.
     Resize,
+    /// A message of the launcher with its descriptors; `None` when it is gone.
+    Launcher(Result<Option<(FromLauncher, Vec<OwnedFd>)>>),
 }
 
 /// Why a run ended.
@@ -103,6 +104,20 @@ pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>) 
     result
 }
 
+/// Passes the launcher's messages on as events. A thread, because the pair's
+/// messages carry descriptors, which the event loop's sockets do not.
+fn hear_launcher(channel: Arc<Channel>, sender: UnboundedSender<Event>) {
+    std::thread::spawn(move || {
+        loop {
+            let said = channel.receive::<FromLauncher>();
+            let last = !matches!(said, Ok(Some(_)));
+            if sender.send(Event::Launcher(said)).is_err() || last {
+                return;
+            }
+        }
+    });
+}
+
 /// Passes signals on as events.
 fn listen(sender: &UnboundedSender<Event>, terminal: bool) -> Result<()> {
     let mut kinds = vec![
@@ -156,6 +171,8 @@ impl Supervisor {
         stdio: Option<OwnSide>,
         events: UnboundedSender<Event>,
     ) -> Result<Self> {
+        let channel = Arc::new(channel);
+        hear_launcher(Arc::clone(&channel), events.clone());
         let budget = resolved
             .plan
             .limits
@@ -180,7 +197,7 @@ impl Supervisor {
             });
         }
         Ok(Self {
-            channel: Arc::new(channel),
+            channel,
             relays,
             terminal: None,
             report: None,
@@ -197,13 +214,6 @@ impl Supervisor {
         resolved: &Resolved,
         mut events: UnboundedReceiver<Event>,
     ) -> Result<Outcome> {
-        let descriptor = self
-            .channel
-            .as_fd()
-            .try_clone_to_owned()
-            .step(|| "watch the launcher".to_owned())?;
-        let readable = AsyncFd::with_interest(descriptor, tokio::io::Interest::READABLE)
-            .step(|| "watch the launcher".to_owned())?;
         let timeout = resolved
             .plan
             .limits
@@ -214,17 +224,12 @@ impl Supervisor {
         loop {
             tokio::select! {
                 biased;
-                ready = readable.readable() => {
-                    let mut ready = ready.step(|| "watch the launcher".to_owned())?;
-                    if !pending(&self.channel) {
-                        ready.clear_ready();
-                        continue;
-                    }
-                    if let Some(outcome) = self.hear(resolved)? {
+                Some(event) = events.recv() => match event {
+                    Event::Launcher(said) => if let Some(outcome) = self.hear(resolved, said?)? {
                         return Ok(outcome);
-                    }
-                }
-                Some(event) = events.recv() => self.answer(event)?,
+                    },
+                    event => self.answer(event)?,
+                },
                 () = until(timeout) => {
                     timeout = None;
                     self.end_because(Cause::Timeout, Signal::SIGTERM)?;
@@ -239,8 +244,8 @@ impl Supervisor {
     }
 
     /// One message of the launcher; the outcome when it was the last.
-    fn hear(&mut self, resolved: &Resolved) -> Result<Option<Outcome>> {
-        let Some((message, descriptors)) = self.channel.receive::<FromLauncher>()? else {
+    fn hear(&mut self, resolved: &Resolved, said: Option<(FromLauncher, Vec<OwnedFd>)>) -> Result<Option<Outcome>> {
+        let Some((message, descriptors)) = said else {
             return match self.ending.take() {
                 Some(cause) => Ok(Some(self.outcome(cause, EXIT_KILLED))),
                 None => Err(Error::failed("the launcher ended without a word")
@@ -282,6 +287,7 @@ impl Supervisor {
                 self.ending.get_or_insert(Cause::OutputLimit);
                 self.say(&ToLauncher::Kill)
             }
+            Event::Launcher(_) => Ok(()),
             Event::Signal(signal) if self.report.is_none() => {
                 self.early = Some(signal);
                 self.arm();
@@ -389,11 +395,4 @@ async fn until(instant: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether a message waits; the kernel may wake for less.
-fn pending(channel: &Channel) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut watched, PollTimeout::ZERO), Ok(1..))
 }

@@ -91,7 +91,10 @@ impl Program {
     /// Adds what `file`, found under `name`, needs; says how it was found.
     fn add_file(&mut self, file: &Path, name: &str, home: &Path, depth: usize) -> Result<String> {
         let shown = file.display();
-        let Ok(real) = fs::canonicalize(file) else {
+        // What the caller could not execute either is no program: naming a file
+        // must not be a way to have it mounted.
+        let executable = file.is_file() && access(file, AccessFlags::X_OK).is_ok() && !file.starts_with("/etc");
+        let (true, Ok(real)) = (executable, fs::canonicalize(file)) else {
             return Ok(format!("{shown} is looked up inside"));
         };
         if is_visible(file) && is_visible(&real) {
