@@ -3,13 +3,13 @@
 //! is not verified.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::{INIT, Place, Places, render, write_root, write_shadows};
 use crate::config::create_private;
 use crate::error::{Context, Error, Result};
-use crate::plan::{MountKind, Plan};
+use crate::plan::{FileOwnership, Mount, MountKind, Plan};
 
 /// Writes the bundle into `output`, which must be empty or not there.
 pub fn write_bundle(plan: &Plan, output: &Path) -> Result<()> {
@@ -20,40 +20,15 @@ pub fn write_bundle(plan: &Plan, output: &Path) -> Result<()> {
     }
     create_private(output)?;
     let output = output.canonicalize().step(|| format!("open {shown}"))?;
-    // The container's root user is not mapped: it must pass this directory as another.
-    let open = |path: &Path| {
-        fs::set_permissions(path, Permissions::from_mode(0o755))
-            .step(|| format!("chmod {}", path.display()))
-    };
-    open(&output)?;
+    open_directory(&output)?;
     let root = output.join("rootfs");
-    create_private(&root)?;
-    open(&root)?;
+    open_directory(&root)?;
     write_root(plan, &root)?;
     let own = output.join("belljar");
     write_own_files(plan, &own)?;
     let mut mounts = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        mounts.push(match &mount.kind {
-            MountKind::Bind { source, .. } => Some(Place::Path(source.clone())),
-            MountKind::Merged { source, .. } => {
-                let layer = output.join("shadows").join(index.to_string());
-                create_private(&layer)?;
-                let owner = nix::unistd::geteuid().as_raw();
-                write_shadows(plan, index, &layer, source, owner)?;
-                Some(Place::Layers(vec![layer, source.clone()]))
-            }
-            MountKind::DevNull => Some(Place::Path("/dev/null".into())),
-            MountKind::Empty => {
-                let empty = output.join("empty");
-                create_private(&empty)?;
-                fs::set_permissions(&empty, Permissions::from_mode(0))
-                    .step(|| format!("chmod {}", empty.display()))?;
-                Some(Place::Path(empty))
-            }
-            MountKind::Generated { .. } => Some(Place::Path(own.clone())),
-            _ => None,
-        });
+        mounts.push(place(plan, index, mount, &output)?);
     }
     let places = Places {
         root: "rootfs".into(),
@@ -69,6 +44,56 @@ pub fn write_bundle(plan: &Plan, output: &Path) -> Result<()> {
     fs::write(&config, text + "\n").step(|| format!("write {}", config.display()))?;
     let plan_file = output.join("plan.json");
     fs::write(&plan_file, plan.canonical() + "\n").step(|| format!("write {}", plan_file.display()))
+}
+
+/// Where the mount lies for a plain runtime. As root nobody makes detached
+/// id-mapped mounts for it, and an overlay cannot map: there a project is an
+/// id-mapped bind with its shadows on top.
+fn place(plan: &Plan, index: usize, mount: &Mount, output: &Path) -> Result<Option<Place>> {
+    let is_root = plan.identity.files == FileOwnership::Idmapped;
+    let mapped = |path: &Path| -> Result<Place> {
+        let meta = fs::metadata(path).step(|| format!("stat {}", path.display()))?;
+        Ok(Place::Mapped { path: path.to_owned(), owner: (meta.uid(), meta.gid()), to: plan.identity.host_uid })
+    };
+    Ok(match &mount.kind {
+        MountKind::Bind { source, .. } if is_root && !plan.is_system(mount) => Some(mapped(source)?),
+        MountKind::Bind { source, .. } => Some(Place::Path(source.clone())),
+        MountKind::Merged { source, .. } if is_root && !plan.is_system(mount) => Some(mapped(source)?),
+        MountKind::Merged { source, .. } => {
+            let layer = output.join("shadows").join(index.to_string());
+            open_directory(&output.join("shadows"))?;
+            open_directory(&layer)?;
+            write_shadows(plan, index, &layer, source, nix::unistd::geteuid().as_raw())?;
+            Some(Place::Layers(vec![layer, source.clone()]))
+        }
+        MountKind::DevNull if is_root && covers_nothing(plan, &mount.target) => Some(Place::LeftOut),
+        MountKind::DevNull => Some(Place::Path("/dev/null".into())),
+        MountKind::Empty => {
+            let empty = output.join("empty");
+            create_private(&empty)?;
+            fs::set_permissions(&empty, Permissions::from_mode(0)).step(|| format!("chmod {}", empty.display()))?;
+            Some(Place::Path(empty))
+        }
+        MountKind::Generated { .. } => Some(Place::Path(output.join("belljar"))),
+        _ => None,
+    })
+}
+
+/// Whether the shadow at `target` keeps a name free that is not there yet.
+fn covers_nothing(plan: &Plan, target: &str) -> bool {
+    plan.mounts.iter().any(|mount| match &mount.kind {
+        MountKind::Merged { source, .. } => {
+            let below = Path::new(target).strip_prefix(&mount.target).ok();
+            below.is_some_and(|below| fs::symlink_metadata(source.join(below)).is_err())
+        }
+        _ => false,
+    })
+}
+
+/// Makes a directory that the container's ids, which own nothing here, may pass.
+fn open_directory(path: &Path) -> Result<()> {
+    create_private(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755)).step(|| format!("chmod {}", path.display()))
 }
 
 /// What is at /run/belljar inside: the init, and the plan for the agent to read.

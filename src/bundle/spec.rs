@@ -39,6 +39,18 @@ pub struct Places {
 pub enum Place {
     /// A file or directory.
     Path(PathBuf),
+    /// A file or directory whose owner on disk becomes a host id (crun's mount
+    /// option `idmap`).
+    Mapped {
+        /// Where it is.
+        path: PathBuf,
+        /// Owner and group on disk.
+        owner: (u32, u32),
+        /// The host id.
+        to: u32,
+    },
+    /// Nothing: there is no name to cover.
+    LeftOut,
     /// An overlay of these lower layers, uppermost first.
     Layers(Vec<PathBuf>),
 }
@@ -189,7 +201,7 @@ fn oci_mount(mount: &Mount, place: Option<Place>) -> Result<Option<OciMount>> {
     .flatten()
     .collect();
     let (kind, source) = match (&mount.kind, place) {
-        (MountKind::Device | MountKind::Console, _) => return Ok(None),
+        (MountKind::Device | MountKind::Console, _) | (_, Some(Place::LeftOut)) => return Ok(None),
         (MountKind::Proc, _) => {
             options.push("hidepid=2".to_owned());
             ("proc", PathBuf::from("proc"))
@@ -210,6 +222,11 @@ fn oci_mount(mount: &Mount, place: Option<Place>) -> Result<Option<OciMount>> {
         }
         (_, Some(Place::Path(path))) => {
             options.extend(["rbind", "rprivate"].map(str::to_owned));
+            ("bind", path)
+        }
+        (_, Some(Place::Mapped { path, owner: (uid, gid), to })) => {
+            options.extend(["rbind", "rprivate"].map(str::to_owned));
+            options.push(format!("idmap=uids={uid}-{to}-1;gids={gid}-{to}-1"));
             ("bind", path)
         }
         (_, Some(Place::Layers(layers))) => {

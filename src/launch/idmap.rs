@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, pause};
 
 use super::staging::{clone_tree, restrictions};
 use crate::error::{Context, Error, Result};
-use crate::plan::{FileId, MountKind, Plan, Resolved, open_without_links};
+use crate::plan::{FileId, MountKind, Resolved, open_without_links};
 use crate::sys::{self, MountAttributes};
 
 /// The place that stands for the runtime's own file.
@@ -33,7 +33,7 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
                 id,
                 submounts,
                 ..
-            } => (source, *id, submounts.len(), is_system(plan, index)),
+            } => (source, *id, submounts.len(), plan.is_system(mount)),
             MountKind::Merged { source, id, .. } => (source, Some(*id), 0, mount.target == "/etc"),
             _ => continue,
         };
@@ -108,20 +108,6 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
 
 fn open_directory(path: &std::path::Path) -> Result<File> {
     File::open(path).step(|| format!("open {}", path.display()))
-}
-
-/// Files of the system keep their owners, whom the agent meets as nobody.
-fn is_system(plan: &Plan, index: usize) -> bool {
-    let target = plan.mounts[index].target.as_str();
-    let person = ["/workspace", "/home", "/root"]
-        .iter()
-        .any(|prefix| target.starts_with(prefix));
-    !person
-        && !plan
-            .command
-            .first()
-            .is_some_and(|program| program.starts_with(target))
-        && !target.starts_with("/opt")
 }
 
 /// User namespaces whose maps turn an owner on disk into a host id, each made

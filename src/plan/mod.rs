@@ -385,6 +385,14 @@ impl Plan {
             .unwrap_or_default()
     }
 
+    /// Whether files below the mount keep the owners that the system gave them,
+    /// also for runs by root; those of persons are id-mapped.
+    pub fn is_system(&self, mount: &Mount) -> bool {
+        let target = mount.target.as_str();
+        let of_person = ["/workspace", "/home", "/root", "/opt"].iter().any(|prefix| target.starts_with(prefix));
+        !of_person && !self.command.first().is_some_and(|program| program.starts_with(target))
+    }
+
     /// SHA-256 of the canonical text, in hexadecimal.
     pub fn digest(&self) -> String {
         hex(&Sha256::digest(self.canonical().as_bytes()))
