@@ -46,28 +46,17 @@ pub struct Error {
 impl Error {
     /// The request cannot be granted; nothing was done.
     pub fn refused(what: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Refused,
-            what: what.into(),
-            causes: Vec::new(),
-            hint: None,
-        }
+        Self { kind: Kind::Refused, what: what.into(), causes: Vec::new(), hint: None }
     }
 
     /// A step failed.
     pub fn failed(what: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Failed,
-            ..Self::refused(what)
-        }
+        Self { kind: Kind::Failed, ..Self::refused(what) }
     }
 
     /// The command line is off.
     pub fn usage(what: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Usage,
-            ..Self::refused(what)
-        }
+        Self { kind: Kind::Usage, ..Self::refused(what) }
     }
 
     /// Adds the cause of what was said so far.
@@ -135,13 +124,12 @@ pub fn printable(text: &str) -> String {
         (c.is_control() && c != '\n')
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut out, c| {
-            if hostile(c) {
-                out.extend(c.escape_unicode())
-            } else {
-                out.push(c)
-            }
-            out
-        })
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if hostile(c) {
+            out.extend(c.escape_unicode())
+        } else {
+            out.push(c)
+        }
+        out
+    })
 }

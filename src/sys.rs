@@ -55,11 +55,7 @@ pub fn mount_setattr(fd: impl AsFd, attributes: MountAttributes<'_>) -> io::Resu
         attr.attr_set |= libc::MOUNT_ATTR_IDMAP;
         attr.userns_fd = namespace.as_raw_fd() as u64;
     }
-    let recursive = if attributes.recursive {
-        libc::AT_RECURSIVE
-    } else {
-        0
-    };
+    let recursive = if attributes.recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, the structure lives through the
     // call and its true size is given.
     let result = unsafe {
@@ -72,11 +68,7 @@ pub fn mount_setattr(fd: impl AsFd, attributes: MountAttributes<'_>) -> io::Resu
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Brings the loopback interface of the calling network namespace up
@@ -95,21 +87,14 @@ pub fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the request lives through the call and names its interface.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes `command` start with `fd` as its descriptor 3, not closed on exec.
 pub fn pass_as_descriptor_3(command: &mut Command, fd: OwnedFd) {
     let setup = move || {
         if fd.as_raw_fd() == 3 {
-            nix::fcntl::fcntl(
-                &fd,
-                nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-            )?;
+            nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
         } else {
             // SAFETY: dup2 takes integers and is async-signal-safe.
             if unsafe { libc::dup2(fd.as_raw_fd(), 3) } == -1 {

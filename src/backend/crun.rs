@@ -33,39 +33,20 @@ pub fn command(start: &Start) -> Command {
         .arg(&start.state)
         .arg("--log")
         .arg(&start.log)
-        .args([
-            "--log-format",
-            "text",
-            "--cgroup-manager",
-            "disabled",
-            "run",
-            "--bundle",
-        ])
+        .args(["--log-format", "text", "--cgroup-manager", "disabled", "run", "--bundle"])
         .arg(&start.bundle)
         .args(["--preserve-fds", "1"]);
     if let Some(console) = &start.console {
         command.arg("--console-socket").arg(console);
     }
-    command
-        .arg(&start.id)
-        .current_dir(&start.bundle)
-        .env_clear()
-        .envs(inherited_environment());
+    command.arg(&start.id).current_dir(&start.bundle).env_clear().envs(inherited_environment());
     command
 }
 
 /// The caller's environment without what makes a runtime pass descriptors or
 /// sockets of the host on to the container.
 pub fn inherited_environment() -> Vec<(OsString, OsString)> {
-    const LEFT_OUT: [&str; 6] = [
-        "NOTIFY_SOCKET",
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LISTEN_FDNAMES",
-        "XDG_RUNTIME_DIR",
-        "BELLJAR_HOME",
-    ];
-    env::vars_os()
-        .filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name == left_out))
-        .collect()
+    const LEFT_OUT: [&str; 6] =
+        ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "XDG_RUNTIME_DIR", "BELLJAR_HOME"];
+    env::vars_os().filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name == left_out)).collect()
 }

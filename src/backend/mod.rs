@@ -25,22 +25,14 @@ pub fn find(asked: Option<&str>, caller: &Caller) -> Result<Runtime> {
     let name = asked.unwrap_or("crun");
     let install = "apt-get install crun, or name one: --runtime PATH";
     let path = if name.contains('/') {
-        fs::canonicalize(name).map_err(|error| {
-            Error::refused(format!("runtime {name}"))
-                .because(error)
-                .hint(install)
-        })?
+        fs::canonicalize(name)
+            .map_err(|error| Error::refused(format!("runtime {name}")).because(error).hint(install))?
     } else {
-        search(name).ok_or_else(|| {
-            Error::refused(format!("the OCI runtime `{name}` is not installed")).hint(install)
-        })?
+        search(name)
+            .ok_or_else(|| Error::refused(format!("the OCI runtime `{name}` is not installed")).hint(install))?
     };
     if !path.is_file() || access(&path, AccessFlags::X_OK).is_err() {
-        return Err(Error::refused(format!(
-            "runtime {} is not an executable file",
-            path.display()
-        ))
-        .hint(install));
+        return Err(Error::refused(format!("runtime {} is not an executable file", path.display())).hint(install));
     }
     if let Some(known @ ("runc" | "podman" | "docker" | "youki" | "runsc")) =
         path.file_name().and_then(|name| name.to_str())
@@ -56,11 +48,7 @@ pub fn find(asked: Option<&str>, caller: &Caller) -> Result<Runtime> {
         None => "crun, found on PATH".to_owned(),
     };
     let staged = caller.is_root && !reachable_by_all(&path);
-    Ok(Runtime {
-        path,
-        reason,
-        staged,
-    })
+    Ok(Runtime { path, reason, staged })
 }
 
 fn search(name: &str) -> Option<PathBuf> {
@@ -75,12 +63,6 @@ fn search(name: &str) -> Option<PathBuf> {
 /// directory on the way lets others search, and the file lets others read and
 /// execute (path_resolution(7)).
 fn reachable_by_all(path: &Path) -> bool {
-    let others = |path: &Path, bits: u32| {
-        fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & bits == bits)
-    };
-    others(path, 0o005)
-        && path
-            .ancestors()
-            .skip(1)
-            .all(|directory| others(directory, 0o001))
+    let others = |path: &Path, bits: u32| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & bits == bits);
+    others(path, 0o005) && path.ancestors().skip(1).all(|directory| others(directory, 0o001))
 }

@@ -71,7 +71,7 @@ fn place(plan: &Plan, index: usize, mount: &Mount, output: &Path) -> Result<Opti
         MountKind::Empty => {
             let empty = output.join("empty");
             create_private(&empty)?;
-            fs::set_permissions(&empty, Permissions::from_mode(0)).step(|| format!("chmod {}", empty.display()))?;
+            fs::set_permissions(&empty, Permissions::from_mode(0o000)).step(|| format!("chmod {}", empty.display()))?;
             Some(Place::Path(empty))
         }
         MountKind::Generated { .. } => Some(Place::Path(output.join("belljar"))),
@@ -100,8 +100,7 @@ fn open_directory(path: &Path) -> Result<()> {
 pub fn write_own_files(plan: &Plan, directory: &Path) -> Result<()> {
     create_private(directory)?;
     let mode = |path: &Path, mode| {
-        fs::set_permissions(path, Permissions::from_mode(mode))
-            .step(|| format!("chmod {}", path.display()))
+        fs::set_permissions(path, Permissions::from_mode(mode)).step(|| format!("chmod {}", path.display()))
     };
     mode(directory, 0o755)?;
     let init = directory.join("init");

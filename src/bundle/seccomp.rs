@@ -2,8 +2,8 @@
 //! form (OCI runtime spec, config-linux, "Seccomp"). The runtime compiles it.
 
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
-    LinuxSeccompOperator, LinuxSyscallBuilder,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSeccompOperator,
+    LinuxSyscallBuilder,
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -76,12 +76,8 @@ pub fn digest() -> String {
 impl Profile {
     /// How many calls are allowed at least with some arguments.
     pub fn allowed(&self) -> usize {
-        let mut names: Vec<&String> = self
-            .rules
-            .iter()
-            .filter(|rule| rule.action == Action::Allow)
-            .flat_map(|rule| &rule.names)
-            .collect();
+        let mut names: Vec<&String> =
+            self.rules.iter().filter(|rule| rule.action == Action::Allow).flat_map(|rule| &rule.names).collect();
         names.sort();
         names.dedup();
         names.len()
@@ -93,9 +89,7 @@ impl Profile {
         let mut syscalls = Vec::with_capacity(self.rules.len());
         for rule in &self.rules {
             let (action, errno) = rule.action.oci();
-            let mut syscall = LinuxSyscallBuilder::default()
-                .names(rule.names.clone())
-                .action(action);
+            let mut syscall = LinuxSyscallBuilder::default().names(rule.names.clone()).action(action);
             if let Some(errno) = errno {
                 syscall = syscall.errno_ret(errno);
             }
@@ -112,18 +106,10 @@ impl Profile {
             if !args.is_empty() {
                 syscall = syscall.args(args);
             }
-            syscalls.push(
-                syscall
-                    .build()
-                    .step(|| "render a seccomp rule".to_owned())?,
-            );
+            syscalls.push(syscall.build().step(|| "render a seccomp rule".to_owned())?);
         }
-        let seccomp = LinuxSeccompBuilder::default()
-            .default_action(default)
-            .default_errno_ret(errno.unwrap_or_default());
-        seccomp
-            .syscalls(syscalls)
-            .build()
-            .step(|| "render the seccomp profile".to_owned())
+        let seccomp =
+            LinuxSeccompBuilder::default().default_action(default).default_errno_ret(errno.unwrap_or_default());
+        seccomp.syscalls(syscalls).build().step(|| "render the seccomp profile".to_owned())
     }
 }

@@ -18,11 +18,7 @@ const UNREADABLE: u32 = 0o000;
 /// Makes the root below `root`: generated entries, and a target for each mount
 /// that does not lie in another one that brings or gets its own.
 pub fn write_root(plan: &Plan, root: &Path) -> Result<()> {
-    let top_level: Vec<&Mount> = plan
-        .mounts
-        .iter()
-        .filter(|mount| mount_above(plan, mount).is_none())
-        .collect();
+    let top_level: Vec<&Mount> = plan.mounts.iter().filter(|mount| mount_above(plan, mount).is_none()).collect();
     for mount in top_level {
         let target = below(root, &mount.target);
         if is_directory(&mount.kind) {
@@ -43,13 +39,7 @@ pub fn write_root(plan: &Plan, root: &Path) -> Result<()> {
 /// shadow, in directories with the mode of the merged ones, and the generated
 /// files that lie under the mount. `lower` is the merged directory as this
 /// process sees it; `owner` owns what is made.
-pub fn write_shadows(
-    plan: &Plan,
-    index: usize,
-    layer: &Path,
-    lower: &Path,
-    owner: u32,
-) -> Result<()> {
+pub fn write_shadows(plan: &Plan, index: usize, layer: &Path, lower: &Path, owner: u32) -> Result<()> {
     let mount = &plan.mounts[index];
     let MountKind::Merged { shadows, .. } = &mount.kind else {
         return Ok(());
@@ -94,8 +84,7 @@ fn like(made: &Path, model: &Path, owner: u32) -> Result<()> {
 }
 
 fn set(path: &Path, mode: u32, owner: u32) -> Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(mode))
-        .step(|| format!("chmod {}", path.display()))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).step(|| format!("chmod {}", path.display()))?;
     if fs::symlink_metadata(path).is_ok_and(|meta| meta.uid() != owner) {
         chown(path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
             .step(|| format!("chown {}", path.display()))?;
@@ -106,16 +95,14 @@ fn set(path: &Path, mode: u32, owner: u32) -> Result<()> {
 /// The mount, not a bind of host files with its own entries, in which `mount`
 /// lies: its target is made there, by the runtime or by the source.
 fn mount_above<'a>(plan: &'a Plan, mount: &Mount) -> Option<&'a Mount> {
-    let inside = |other: &&Mount| {
-        other.target != mount.target && Path::new(&mount.target).starts_with(&other.target)
-    };
+    let inside = |other: &&Mount| other.target != mount.target && Path::new(&mount.target).starts_with(&other.target);
     plan.mounts.iter().find(inside)
 }
 
 fn merged_above(plan: &Plan, path: &str) -> Option<usize> {
-    plan.mounts.iter().position(|mount| {
-        matches!(mount.kind, MountKind::Merged { .. }) && Path::new(path).starts_with(&mount.target)
-    })
+    plan.mounts
+        .iter()
+        .position(|mount| matches!(mount.kind, MountKind::Merged { .. }) && Path::new(path).starts_with(&mount.target))
 }
 
 /// Whether the mount's target is a directory.
@@ -123,22 +110,15 @@ fn is_directory(kind: &MountKind) -> bool {
     match kind {
         MountKind::Bind { directory, .. } | MountKind::Generated { directory } => *directory,
         MountKind::DevNull | MountKind::Device | MountKind::Console => false,
-        MountKind::Merged { .. }
-        | MountKind::Empty
-        | MountKind::Tmpfs { .. }
-        | MountKind::Proc
-        | MountKind::Devpts => true,
+        MountKind::Merged { .. } | MountKind::Empty | MountKind::Tmpfs { .. } | MountKind::Proc | MountKind::Devpts => {
+            true
+        }
     }
 }
 
 /// `path`, absolute inside, below `root`.
 fn below(root: &Path, path: &str) -> PathBuf {
-    root.join(
-        Path::new(path)
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_)))
-            .collect::<PathBuf>(),
-    )
+    root.join(Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))).collect::<PathBuf>())
 }
 
 fn generate(path: &Path, content: &Content) -> Result<()> {
@@ -165,11 +145,7 @@ fn parents(path: &Path) -> Result<()> {
 }
 
 fn directory(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .step(|| format!("make directory {}", path.display()))
+    DirBuilder::new().recursive(true).mode(0o755).create(path).step(|| format!("make directory {}", path.display()))
 }
 
 fn file(path: &Path, content: &[u8]) -> Result<()> {

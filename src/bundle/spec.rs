@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    BoxBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, Mount as OciMount, MountBuilder, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    BoxBuilder, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, Mount as OciMount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::seccomp;
@@ -74,16 +73,9 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
         .ambient(none().unwrap_or_default())
         .build()
         .step(failed)?;
-    let user = UserBuilder::default()
-        .uid(AGENT_ID)
-        .gid(AGENT_ID)
-        .build()
-        .step(failed)?;
-    let environment: Vec<String> = plan
-        .environment
-        .iter()
-        .map(|variable| format!("{}={}", variable.name, variable.value))
-        .collect();
+    let user = UserBuilder::default().uid(AGENT_ID).gid(AGENT_ID).build().step(failed)?;
+    let environment: Vec<String> =
+        plan.environment.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
     let mut rlimits = vec![rlimit(PosixRlimitType::RlimitCore, 0)?];
     if let Some(pids) = &plan.limits.pids {
         rlimits.push(rlimit(PosixRlimitType::RlimitNproc, pids.value)?);
@@ -100,11 +92,7 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
         .build()
         .step(failed)?;
     if let (true, Some((rows, columns))) = (plan.terminal, places.window) {
-        let size = BoxBuilder::default()
-            .height(u64::from(rows))
-            .width(u64::from(columns))
-            .build()
-            .step(failed)?;
+        let size = BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build().step(failed)?;
         process.set_console_size(Some(size));
     }
     let map = || {
@@ -132,16 +120,9 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
         .set_rootfs_propagation(Some("private".to_owned()));
     let mut mounts = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        mounts.extend(oci_mount(
-            mount,
-            places.mounts.get(index).cloned().flatten(),
-        )?);
+        mounts.extend(oci_mount(mount, places.mounts.get(index).cloned().flatten())?);
     }
-    let root = RootBuilder::default()
-        .path(&places.root)
-        .readonly(true)
-        .build()
-        .step(failed)?;
+    let root = RootBuilder::default().path(&places.root).readonly(true).build().step(failed)?;
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(root)
@@ -162,9 +143,7 @@ fn rlimit(kind: PosixRlimitType, value: u64) -> Result<PosixRlimit> {
     } else {
         rustix::process::Resource::Core
     };
-    let value = rustix::process::getrlimit(resource)
-        .maximum
-        .map_or(value, |most| value.min(most));
+    let value = rustix::process::getrlimit(resource).maximum.map_or(value, |most| value.min(most));
     PosixRlimitBuilder::default()
         .typ(kind)
         .hard(value)
@@ -179,12 +158,7 @@ fn namespaces(own_network: bool) -> Result<Vec<LinuxNamespace>> {
     if own_network {
         kinds.push(Network);
     }
-    let build = |kind| {
-        LinuxNamespaceBuilder::default()
-            .typ(kind)
-            .build()
-            .step(|| "render a namespace".to_owned())
-    };
+    let build = |kind| LinuxNamespaceBuilder::default().typ(kind).build().step(|| "render a namespace".to_owned());
     kinds.into_iter().map(build).collect()
 }
 
@@ -230,30 +204,14 @@ fn oci_mount(mount: &Mount, place: Option<Place>) -> Result<Option<OciMount>> {
             ("bind", path)
         }
         (_, Some(Place::Layers(layers))) => {
-            let layers: Vec<String> = layers
-                .iter()
-                .map(|layer| layer.to_string_lossy().into_owned())
-                .collect();
-            options.extend([
-                format!("lowerdir={}", layers.join(":")),
-                "userxattr".to_owned(),
-            ]);
+            let layers: Vec<String> = layers.iter().map(|layer| layer.to_string_lossy().into_owned()).collect();
+            options.extend([format!("lowerdir={}", layers.join(":")), "userxattr".to_owned()]);
             ("overlay", PathBuf::from("overlay"))
         }
         (_, None) => {
-            return Err(Error::failed(format!(
-                "no place was made for the mount {}",
-                mount.target
-            )));
+            return Err(Error::failed(format!("no place was made for the mount {}", mount.target)));
         }
     };
-    let built = MountBuilder::default()
-        .destination(&mount.target)
-        .typ(kind)
-        .source(source)
-        .options(options)
-        .build();
-    Ok(Some(
-        built.step(|| format!("render the mount {}", mount.target))?,
-    ))
+    let built = MountBuilder::default().destination(&mount.target).typ(kind).source(source).options(options).build();
+    Ok(Some(built.step(|| format!("render the mount {}", mount.target))?))
 }

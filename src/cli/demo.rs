@@ -19,7 +19,10 @@ impl Arguments {
     /// Runs the demonstration.
     pub fn execute(self) -> Result<u8> {
         let caller = Caller::current()?;
-        let place = tempfile::Builder::new().prefix("belljar-demo-").tempdir().step(|| "make a temporary directory".to_owned())?;
+        let place = tempfile::Builder::new()
+            .prefix("belljar-demo-")
+            .tempdir()
+            .step(|| "make a temporary directory".to_owned())?;
         let home = place.path().join("belljar");
         let dirs = Dirs { config: home.join("config"), data: home.join("data"), run: home.join("run") };
         demo::run(place.path(), &caller, &dirs, &mut |text| print(text))

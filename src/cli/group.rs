@@ -42,11 +42,7 @@ impl Arguments {
         let (_, dirs) = surroundings()?;
         let groups = Groups::new(&dirs);
         let trust = |trust| {
-            if trust == Trust::Trusted {
-                "trusted"
-            } else {
-                "untrusted"
-            }
+            if trust == Trust::Trusted { "trusted" } else { "untrusted" }
         };
         match self.action {
             Action::Add { name } => {
@@ -65,11 +61,7 @@ impl Arguments {
             Action::Show { name } => {
                 let group = groups.find(&name)?;
                 let [folder, session, messages, tasks, input] = group.directories(&dirs.data);
-                let mut text = format!(
-                    "group      {}\ntrust      {}\n",
-                    group.name,
-                    trust(group.trust())
-                );
+                let mut text = format!("group      {}\ntrust      {}\n", group.name, trust(group.trust()));
                 let inside = [
                     "/workspace/group",
                     "/home/node/.claude",
@@ -77,9 +69,7 @@ impl Arguments {
                     "/workspace/ipc/tasks",
                     "/workspace/ipc/input",
                 ];
-                for (inside, outside) in
-                    inside.iter().zip([folder, session, messages, tasks, input])
-                {
+                for (inside, outside) in inside.iter().zip([folder, session, messages, tasks, input]) {
                     text.push_str(&format!("{inside:<24} {}\n", outside.display()));
                 }
                 print(&text)?;
@@ -90,11 +80,8 @@ impl Arguments {
                 }
                 let group = groups.find(&name)?;
                 if let Some(run) = runs::live(&dirs)?.into_iter().find(|run| run.group == name) {
-                    return Err(Error::refused(format!(
-                        "group `{name}` has a live run, {}",
-                        run.run
-                    ))
-                    .hint(format!("belljar stop {}", run.run)));
+                    return Err(Error::refused(format!("group `{name}` has a live run, {}", run.run))
+                        .hint(format!("belljar stop {}", run.run)));
                 }
                 groups.remove(&group.name)?;
                 let kept: Vec<String> = group

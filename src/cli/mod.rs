@@ -28,12 +28,7 @@ use crate::error::{Error, Result};
 /// view of the container is compared with the plan before the agent's first
 /// instruction.
 #[derive(Debug, Parser)]
-#[command(
-    name = "belljar",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true
-)]
+#[command(name = "belljar", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -10,8 +10,7 @@ use super::{print, surroundings};
 use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{
-    Access, Allowlist, AllowlistState, Blocked, MountArgument, Mounts, Surroundings, Trust,
-    read_mountinfo,
+    Access, Allowlist, AllowlistState, Blocked, MountArgument, Mounts, Surroundings, Trust, read_mountinfo,
 };
 
 /// Manage the allowlist of extra mounts.
@@ -40,8 +39,7 @@ enum Action {
     List,
 }
 
-const EMPTY: &str =
-    "{\n  \"allowedRoots\": [],\n  \"blockedPatterns\": [],\n  \"nonMainReadOnly\": true\n}\n";
+const EMPTY: &str = "{\n  \"allowedRoots\": [],\n  \"blockedPatterns\": [],\n  \"nonMainReadOnly\": true\n}\n";
 
 impl Arguments {
     /// Does what was asked.
@@ -50,11 +48,7 @@ impl Arguments {
         match self.action {
             Action::Init => init(&dirs),
             Action::List => list(&Allowlist::load(&dirs.allowlist_file(), &caller.home)?),
-            Action::Check {
-                path,
-                untrusted,
-                rw,
-            } => {
+            Action::Check { path, untrusted, rw } => {
                 let allowlist = Allowlist::load(&dirs.allowlist_file(), &caller.home)?;
                 let around = Surroundings {
                     caller: &caller,
@@ -62,25 +56,10 @@ impl Arguments {
                     allowlist: &allowlist,
                     blocked: Blocked::new(&allowlist.blocked_patterns)?,
                     host_mounts: read_mountinfo(Path::new("/proc/self/mountinfo"))?,
-                    trust: if untrusted {
-                        Trust::Untrusted
-                    } else {
-                        Trust::Trusted
-                    },
+                    trust: if untrusted { Trust::Untrusted } else { Trust::Trusted },
                 };
-                let access = if rw {
-                    Access::ReadWrite
-                } else {
-                    Access::ReadOnly
-                };
-                check(
-                    &around,
-                    MountArgument {
-                        source: path,
-                        target: None,
-                        access,
-                    },
-                )
+                let access = if rw { Access::ReadWrite } else { Access::ReadOnly };
+                check(&around, MountArgument { source: path, target: None, access })
             }
         }
     }
@@ -95,8 +74,7 @@ fn init(dirs: &Dirs) -> Result<u8> {
         .open(&path)
         .refuse(|| format!("make {}", path.display()))
         .map_err(|error| error.hint("belljar mounts list shows the one that is there"))?;
-    file.write_all(EMPTY.as_bytes())
-        .step(|| format!("write {}", path.display()))?;
+    file.write_all(EMPTY.as_bytes()).step(|| format!("write {}", path.display()))?;
     print(&format!(
         "wrote {}; add entries such as {{\"path\": \"~/projects\", \"allowReadWrite\": false}} to allowedRoots\n",
         path.display()
@@ -107,9 +85,7 @@ fn init(dirs: &Dirs) -> Result<u8> {
 fn list(allowlist: &Allowlist) -> Result<u8> {
     let file = allowlist.path.display();
     if allowlist.state == AllowlistState::Missing {
-        print(&format!(
-            "no allowlist at {file}: no extra mounts\nhint: belljar mounts init\n"
-        ))?;
+        print(&format!("no allowlist at {file}: no extra mounts\nhint: belljar mounts init\n"))?;
         return Ok(0);
     }
     let mut text = format!("allowlist  {file}\n");
@@ -125,14 +101,8 @@ fn list(allowlist: &Allowlist) -> Result<u8> {
             root.description.as_deref().unwrap_or("")
         ));
     }
-    let others = if allowlist.non_main_read_only {
-        "read-only"
-    } else {
-        "as the root allows"
-    };
-    text.push_str(&format!(
-        "others     groups but main get every mount {others}\n"
-    ));
+    let others = if allowlist.non_main_read_only { "read-only" } else { "as the root allows" };
+    text.push_str(&format!("others     groups but main get every mount {others}\n"));
     let patterns: Vec<&str> = crate::plan::DEFAULT_PATTERNS
         .into_iter()
         .chain(allowlist.blocked_patterns.iter().map(String::as_str))
@@ -144,19 +114,11 @@ fn list(allowlist: &Allowlist) -> Result<u8> {
 
 fn check(around: &Surroundings<'_>, argument: MountArgument) -> Result<u8> {
     let mut mounts = Mounts::default();
-    match mounts
-        .add_extra(around, &argument)
-        .and_then(|()| mounts.check_links(&[]))
-    {
+    match mounts.add_extra(around, &argument).and_then(|()| mounts.check_links(&[])) {
         Ok(()) => {
             let mount = &mounts.list[0];
-            let access = if mount.readonly {
-                "read-only"
-            } else {
-                "read-write"
-            };
-            let hidden =
-                mounts.shadowed.files + mounts.shadowed.directories + mounts.shadowed.special;
+            let access = if mount.readonly { "read-only" } else { "read-write" };
+            let hidden = mounts.shadowed.files + mounts.shadowed.directories + mounts.shadowed.special;
             print(&format!(
                 "allowed    {} {access}\nreason     {}\nhidden     {hidden} names\n",
                 mount.target, mount.reason

@@ -7,9 +7,7 @@ use clap::Args;
 use crate::config::{Backend, MAIN};
 use crate::error::{Error, Result};
 use crate::launch::caller_has_terminal;
-use crate::plan::{
-    EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_size,
-};
+use crate::plan::{EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_size};
 
 /// What is to be run, and under which restrictions.
 #[derive(Debug, Clone, Args)]
@@ -66,11 +64,7 @@ pub struct PlanOptions {
     #[arg(long, value_name = "NAME")]
     as_user: Option<String>,
     /// The command and its arguments
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 

@@ -24,10 +24,7 @@ impl Arguments {
             print(&format!("{text}\n"))?;
             return Ok(0);
         }
-        let mut text = format!(
-            "{:<24} {:<16} {:<16} {:<8} {:<24} COMMAND\n",
-            "RUN", "NAME", "GROUP", "PID", "STARTED"
-        );
+        let mut text = format!("{:<24} {:<16} {:<16} {:<8} {:<24} COMMAND\n", "RUN", "NAME", "GROUP", "PID", "STARTED");
         for run in live {
             let name = run.name.as_deref().unwrap_or("-");
             let command = printable(&run.command.join(" ")).replace('\n', "\\n");

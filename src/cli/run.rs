@@ -36,23 +36,15 @@ impl Arguments {
         if let Some(name) = &self.name {
             let good = !name.is_empty()
                 && name.len() <= 64
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
             if !good {
-                return Err(Error::usage(format!(
-                    "--name {name}: 1 to 64 letters, digits, `-`, `_` and `.`"
-                )));
+                return Err(Error::usage(format!("--name {name}: 1 to 64 letters, digits, `-`, `_` and `.`")));
             }
         }
         let request = self.options.request()?;
         let (caller, dirs) = surroundings()?;
         let resolved = plan::build(&request, &caller, &dirs)?;
-        let options = RunOptions {
-            name: self.name,
-            receipt: self.receipt,
-            verbose: self.verbose,
-        };
+        let options = RunOptions { name: self.name, receipt: self.receipt, verbose: self.verbose };
         launch::run(resolved, &caller, &dirs, &options)
     }
 }

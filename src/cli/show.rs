@@ -23,8 +23,7 @@ impl Arguments {
         let (_, dirs) = surroundings()?;
         let receipt = runs::find_receipt(&dirs, &self.run)?;
         if self.json {
-            let text =
-                serde_json::to_string_pretty(&receipt).step(|| "render the receipt".to_owned())?;
+            let text = serde_json::to_string_pretty(&receipt).step(|| "render the receipt".to_owned())?;
             print(&format!("{text}\n"))?;
             return Ok(0);
         }
@@ -52,20 +51,10 @@ impl Arguments {
         let list = |value: &Value| {
             value
                 .as_array()
-                .map(|items| {
-                    items
-                        .iter()
-                        .filter_map(Value::as_str)
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                })
+                .map(|items| items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "))
                 .unwrap_or_default()
         };
-        print(&format!(
-            "{:<14} {}\n",
-            "command",
-            printable(&list(&receipt["plan"]["command"]))
-        ))?;
+        print(&format!("{:<14} {}\n", "command", printable(&list(&receipt["plan"]["command"]))))?;
         if let Some(mounts) = receipt["verify"]["mounts"].as_u64() {
             print(&format!(
                 "{:<14} {mounts} mounts and {} facts compared with the kernel's view\n",

@@ -26,8 +26,7 @@ impl Arguments {
     pub fn execute(self) -> Result<u8> {
         let (_, dirs) = surroundings()?;
         let run = runs::find_live(&dirs, &self.run)?;
-        kill(Pid::from_raw(run.pid), Signal::SIGTERM)
-            .step(|| format!("signal the supervisor of {}", run.run))?;
+        kill(Pid::from_raw(run.pid), Signal::SIGTERM).step(|| format!("signal the supervisor of {}", run.run))?;
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if runs::live(&dirs)?.iter().all(|live| live.run != run.run) {
@@ -35,11 +34,7 @@ impl Arguments {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        Err(Error::failed(format!(
-            "run {} has not ended within {} s",
-            run.run,
-            PATIENCE.as_secs()
-        ))
-        .hint(format!("kill -9 {}", run.pid)))
+        Err(Error::failed(format!("run {} has not ended within {} s", run.run, PATIENCE.as_secs()))
+            .hint(format!("kill -9 {}", run.pid)))
     }
 }

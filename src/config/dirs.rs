@@ -31,34 +31,18 @@ impl Caller {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
         let able = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         let is_root = uid == 0
-            && [
-                Capability::CAP_SYS_ADMIN,
-                Capability::CAP_SETUID,
-                Capability::CAP_SETGID,
-            ]
-            .into_iter()
-            .all(able);
-        let home = match env::var_os("HOME")
-            .map(PathBuf::from)
-            .filter(|home| home.is_absolute())
-        {
+            && [Capability::CAP_SYS_ADMIN, Capability::CAP_SETUID, Capability::CAP_SETGID].into_iter().all(able);
+        let home = match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
             Some(home) => home,
             None => User::from_uid(geteuid())
                 .step(|| format!("look up uid {uid} in the user database"))?
                 .map(|user| user.dir)
                 .ok_or_else(|| {
-                    Error::refused(
-                        "HOME is not set and the user database has no home for this user",
-                    )
-                    .hint("export HOME=/path/to/your/home")
+                    Error::refused("HOME is not set and the user database has no home for this user")
+                        .hint("export HOME=/path/to/your/home")
                 })?,
         };
-        Ok(Self {
-            uid,
-            gid,
-            is_root,
-            home,
-        })
+        Ok(Self { uid, gid, is_root, home })
     }
 }
 
@@ -80,17 +64,10 @@ impl Dirs {
         if let Some(home) = env::var_os("BELLJAR_HOME").filter(|home| !home.is_empty()) {
             let home = PathBuf::from(home);
             if !home.is_absolute() {
-                return Err(Error::refused(format!(
-                    "BELLJAR_HOME={} is not absolute",
-                    home.display()
-                ))
-                .hint("export BELLJAR_HOME=/an/absolute/path"));
+                return Err(Error::refused(format!("BELLJAR_HOME={} is not absolute", home.display()))
+                    .hint("export BELLJAR_HOME=/an/absolute/path"));
             }
-            return Ok(Self {
-                config: home.join("config"),
-                data: home.join("data"),
-                run: home.join("run"),
-            });
+            return Ok(Self { config: home.join("config"), data: home.join("data"), run: home.join("run") });
         }
         let xdg = |variable: &str, default: &str| {
             env::var_os(variable)
@@ -100,10 +77,7 @@ impl Dirs {
                 .join("belljar")
         };
         let data = xdg("XDG_DATA_HOME", ".local/share");
-        let run = match env::var_os("XDG_RUNTIME_DIR")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-        {
+        let run = match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
             Some(runtime) => runtime.join("belljar"),
             None if caller.is_root => PathBuf::from("/run/belljar"),
             None => {
@@ -114,11 +88,7 @@ impl Dirs {
                 }
             }
         };
-        Ok(Self {
-            config: xdg("XDG_CONFIG_HOME", ".config"),
-            data,
-            run,
-        })
+        Ok(Self { config: xdg("XDG_CONFIG_HOME", ".config"), data, run })
     }
 
     /// `config.toml`.
@@ -150,9 +120,7 @@ pub fn become_user(name: &str) -> Result<()> {
     }
     let user = User::from_name(name)
         .step(|| format!("look up user {name}"))?
-        .ok_or_else(|| {
-            Error::refused(format!("--as-user {name}: there is no such user")).hint("getent passwd")
-        })?;
+        .ok_or_else(|| Error::refused(format!("--as-user {name}: there is no such user")).hint("getent passwd"))?;
     let c_name = std::ffi::CString::new(name).refuse(|| format!("--as-user {name}"))?;
     let change = || -> nix::Result<()> {
         initgroups(&c_name, user.gid)?;
@@ -161,17 +129,8 @@ pub fn become_user(name: &str) -> Result<()> {
     };
     change().step(|| format!("become user {name}"))?;
     crate::sys::set_environment(
-        &[
-            ("HOME", user.dir.as_os_str()),
-            ("USER", name.as_ref()),
-            ("LOGNAME", name.as_ref()),
-        ],
-        &[
-            "XDG_CONFIG_HOME",
-            "XDG_DATA_HOME",
-            "XDG_RUNTIME_DIR",
-            "BELLJAR_HOME",
-        ],
+        &[("HOME", user.dir.as_os_str()), ("USER", name.as_ref()), ("LOGNAME", name.as_ref())],
+        &["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "BELLJAR_HOME"],
     );
     Ok(())
 }

@@ -139,9 +139,7 @@ where
     D: Deserializer<'de>,
 {
     let text = String::deserialize(from)?;
-    parse(&text)
-        .map(Some)
-        .map_err(|error| serde::de::Error::custom(error.what))
+    parse(&text).map(Some).map_err(|error| serde::de::Error::custom(error.what))
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<std::time::Duration>, D::Error> {
@@ -158,9 +156,7 @@ enum NumberOrText<N> {
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     match NumberOrText::deserialize(from)? {
         NumberOrText::Number(bytes) => Ok(Some(bytes)),
-        NumberOrText::Text(text) => parse_size(&text)
-            .map(Some)
-            .map_err(|error| serde::de::Error::custom(error.what)),
+        NumberOrText::Text(text) => parse_size(&text).map(Some).map_err(|error| serde::de::Error::custom(error.what)),
     }
 }
 
@@ -169,9 +165,7 @@ fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
         NumberOrText::Number(cpus) => cpus.to_string(),
         NumberOrText::Text(text) => text,
     };
-    parse_cpus(&text)
-        .map(Some)
-        .map_err(|error| serde::de::Error::custom(error.what))
+    parse_cpus(&text).map(Some).map_err(|error| serde::de::Error::custom(error.what))
 }
 
 impl Config {
@@ -184,9 +178,7 @@ impl Config {
             Err(error) => return Err(error).refuse(|| format!("read {}", path.display())),
         };
         toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| {
-                text[..span.start.min(text.len())].matches('\n').count() + 1
-            });
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             Error::refused(format!("{}:{line}: {}", path.display(), error.message()))
                 .hint(format!("mend line {line} of {}", path.display()))
         })

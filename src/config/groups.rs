@@ -47,16 +47,15 @@ impl FromStr for GroupName {
     fn from_str(name: &str) -> Result<Self> {
         let good = name.len() <= LONGEST
             && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         if !good {
             return Err(Error::refused(format!("`{name}` is not a group name"))
                 .because("a name has 1 to 64 letters, digits, _ and -, and begins with a letter or digit"));
         }
         if name.eq_ignore_ascii_case(GLOBAL) {
-            return Err(Error::refused("`global` is not a group name")
-                .because("it is the directory that all groups read"));
+            return Err(
+                Error::refused("`global` is not a group name").because("it is the directory that all groups read")
+            );
         }
         Ok(Self(name.to_owned()))
     }
@@ -88,11 +87,7 @@ pub struct Group {
 impl Group {
     /// Only `main` is trusted.
     pub fn trust(&self) -> Trust {
-        if self.name.as_str() == MAIN {
-            Trust::Trusted
-        } else {
-            Trust::Untrusted
-        }
+        if self.name.as_str() == MAIN { Trust::Trusted } else { Trust::Untrusted }
     }
 
     /// The group's own directories on the host, which are made when they are
@@ -135,8 +130,7 @@ impl<'a> Groups<'a> {
     fn read(&self) -> Result<Registry> {
         let path = self.file();
         match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text)
-                .refuse(|| format!("read the groups in {}", path.display())),
+            Ok(text) => serde_json::from_str(&text).refuse(|| format!("read the groups in {}", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Registry::default()),
             Err(error) => Err(error).refuse(|| format!("read the groups in {}", path.display())),
         }
@@ -144,15 +138,8 @@ impl<'a> Groups<'a> {
 
     /// All groups, `main` first.
     pub fn list(&self) -> Result<Vec<Group>> {
-        let main = Group {
-            name: GroupName(MAIN.to_owned()),
-            number: 0,
-        };
-        let others = self
-            .read()?
-            .groups
-            .into_iter()
-            .map(|(name, number)| Group { name, number });
+        let main = Group { name: GroupName(MAIN.to_owned()), number: 0 };
+        let others = self.read()?.groups.into_iter().map(|(name, number)| Group { name, number });
         Ok(std::iter::once(main).chain(others).collect())
     }
 
@@ -164,11 +151,8 @@ impl<'a> Groups<'a> {
         }
         match self.read()?.groups.get(&name) {
             Some(&number) => Ok(Group { name, number }),
-            None => Err(
-                Error::refused(format!("there is no group `{name}`")).hint(format!(
-                    "belljar group add {name}, or see belljar group list"
-                )),
-            ),
+            None => Err(Error::refused(format!("there is no group `{name}`"))
+                .hint(format!("belljar group add {name}, or see belljar group list"))),
         }
     }
 
@@ -182,14 +166,9 @@ impl<'a> Groups<'a> {
                 return Err(Error::refused(format!("there is a group `{name}` already"))
                     .hint(format!("belljar group show {name}")));
             }
-            let number = (1..)
-                .find(|number| registry.groups.values().all(|used| used != number))
-                .unwrap_or(1);
+            let number = (1..).find(|number| registry.groups.values().all(|used| used != number)).unwrap_or(1);
             registry.groups.insert(name.clone(), number);
-            let group = Group {
-                name: name.clone(),
-                number,
-            };
+            let group = Group { name: name.clone(), number };
             for directory in group.directories(&self.dirs.data) {
                 create_private(&directory)?;
             }
@@ -204,10 +183,7 @@ impl<'a> Groups<'a> {
         }
         self.change(|registry| match registry.groups.remove(name) {
             Some(_) => Ok(()),
-            None => {
-                Err(Error::refused(format!("there is no group `{name}`"))
-                    .hint("belljar group list"))
-            }
+            None => Err(Error::refused(format!("there is no group `{name}`")).hint("belljar group list")),
         })
     }
 
@@ -230,8 +206,7 @@ impl<'a> Groups<'a> {
         let path = self.file();
         let write = || -> io::Result<()> {
             let mut file = NamedTempFile::new_in(data)?;
-            serde_json::to_writer_pretty(&mut file, &registry)?;
-            file.flush()?;
+            file.write_all(&serde_json::to_vec_pretty(&registry)?)?;
             file.persist(&path).map_err(|error| error.error)?;
             Ok(())
         };

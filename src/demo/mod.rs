@@ -26,7 +26,11 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
         project.display(),
         listing(&project)?,
     ))?;
-    let command = ["sh", "-c", AGENT, "agent"].map(str::to_owned).into_iter().chain([caller.home.display().to_string()]).collect();
+    let command = ["sh", "-c", AGENT, "agent"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([caller.home.display().to_string()])
+        .collect();
     let request = Request {
         group: "main".to_owned(),
         project: Some(ProjectArgument { directory: project.display().to_string(), access: Access::ReadOnly }),
@@ -44,7 +48,8 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
         resolved.plan.seccomp.allowed,
         project.display(),
     ))?;
-    let code = launch::run(resolved, caller, dirs, &RunOptions { name: Some("demo".to_owned()), ..RunOptions::default() })?;
+    let code =
+        launch::run(resolved, caller, dirs, &RunOptions { name: Some("demo".to_owned()), ..RunOptions::default() })?;
     let receipt = runs::find_receipt(dirs, "demo")?;
     let result = dirs.data.join("groups/main/result.txt");
     let owner = fs::metadata(&result).step(|| format!("find the agent's result {}", result.display()))?.uid();
@@ -58,10 +63,14 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
          {:<38} {}\n  \
          {:<38} {left} run directories, no container, no image\n\n\
          The agent {}. Now your own: belljar explain, then belljar run -- COMMAND\n",
-        "compared with the kernel's own view:", receipt["verify"]["mounts"], receipt["verify"]["facts"],
-        "the agent was, on the host,", 
-        "its result:", text.trim(),
-        "the project's .env still says:", fs::read_to_string(project.join(".env")).unwrap_or_default().trim(),
+        "compared with the kernel's own view:",
+        receipt["verify"]["mounts"],
+        receipt["verify"]["facts"],
+        "the agent was, on the host,",
+        "its result:",
+        text.trim(),
+        "the project's .env still says:",
+        fs::read_to_string(project.join(".env")).unwrap_or_default().trim(),
         "left behind:",
         receipt["cause"].as_str().unwrap_or("ended"),
     ))?;
@@ -71,7 +80,9 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
 fn make_repository(project: &Path) -> Result<()> {
     let write = |name: &str, text: &str| {
         let path = project.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(project)).and_then(|()| fs::write(&path, text)).step(|| format!("write {}", path.display()))
+        fs::create_dir_all(path.parent().unwrap_or(project))
+            .and_then(|()| fs::write(&path, text))
+            .step(|| format!("write {}", path.display()))
     };
     write("app.py", "print('the shop is open')\n")?;
     write(".env", &format!("{SECRET}\n"))?;

@@ -19,14 +19,35 @@ pub fn kernel() -> Finding {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let state = if version >= OLDEST { State::Ok } else { State::Missing };
-    Finding::new("kernel", state, format!("Linux {release}"), "belljar needs 5.14: overlays in user namespaces, mount_setattr, process limits of a user namespace", Some("install a newer kernel"))
+    Finding::new(
+        "kernel",
+        state,
+        format!("Linux {release}"),
+        "belljar needs 5.14: overlays in user namespaces, mount_setattr, process limits of a user namespace",
+        Some("install a newer kernel"),
+    )
 }
 
 pub fn caller(caller: &Caller) -> Finding {
-    let name = User::from_uid(Uid::from_raw(caller.uid)).ok().flatten().map_or_else(|| caller.uid.to_string(), |user| user.name);
+    let name = User::from_uid(Uid::from_raw(caller.uid))
+        .ok()
+        .flatten()
+        .map_or_else(|| caller.uid.to_string(), |user| user.name);
     match (caller.uid, caller.is_root) {
-        (0, false) => Finding::new("caller", State::Missing, "uid 0 without SYS_ADMIN, SETUID and SETGID", "the agent would be uid 0 on the host", Some("call belljar as an ordinary user")),
-        (0, true) => Finding::new("caller", State::Ok, "root: agents get unprivileged host ids of their group, files stay the owner's", "", None),
+        (0, false) => Finding::new(
+            "caller",
+            State::Missing,
+            "uid 0 without SYS_ADMIN, SETUID and SETGID",
+            "the agent would be uid 0 on the host",
+            Some("call belljar as an ordinary user"),
+        ),
+        (0, true) => Finding::new(
+            "caller",
+            State::Ok,
+            "root: agents get unprivileged host ids of their group, files stay the owner's",
+            "",
+            None,
+        ),
         _ => Finding::new("caller", State::Ok, format!("{name}: agents run with this user's host id"), "", None),
     }
 }
@@ -34,7 +55,13 @@ pub fn caller(caller: &Caller) -> Finding {
 pub fn cgroup() -> Finding {
     let matters = "--memory and --cpus need a delegated cgroup v2; without, a run that asks for them is refused";
     match delegated_cgroup(Path::new("/sys/fs/cgroup"), &["memory", "cpu"]) {
-        Ok(parent) => Finding::new("cgroup delegation", State::Ok, format!("memory and cpu below {}", parent.display()), matters, None),
+        Ok(parent) => Finding::new(
+            "cgroup delegation",
+            State::Ok,
+            format!("memory and cpu below {}", parent.display()),
+            matters,
+            None,
+        ),
         Err(reason) => {
             let mend = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
                 "systemd-run --user --scope -p Delegate=yes belljar run …"
@@ -51,7 +78,10 @@ pub fn subordinate_ids(caller: &Caller) -> Finding {
     let uid = caller.uid.to_string();
     let name = User::from_uid(Uid::from_raw(caller.uid)).ok().flatten().map(|user| user.name).unwrap_or_default();
     let has = |file: &str| {
-        fs::read_to_string(file).unwrap_or_default().lines().any(|line| line.split(':').next().is_some_and(|owner| owner == name || owner == uid))
+        fs::read_to_string(file)
+            .unwrap_or_default()
+            .lines()
+            .any(|line| line.split(':').next().is_some_and(|owner| owner == name || owner == uid))
     };
     if caller.is_root || (has("/etc/subuid") && has("/etc/subgid")) {
         return Finding::new("subordinate ids", State::Ok, "there, and not needed with crun", matters, None);
@@ -60,12 +90,21 @@ pub fn subordinate_ids(caller: &Caller) -> Finding {
 }
 
 pub fn watches() -> Finding {
-    let read = |name: &str| fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+    let read = |name: &str| {
+        fs::read_to_string(format!("/proc/sys/fs/inotify/{name}"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
     let (watches, instances) = (read("max_user_watches"), read("max_user_instances"));
     let state = if watches >= 65_536 && instances >= 128 { State::Ok } else { State::Limited };
-    Finding::new("inotify", state, format!("{watches} watches, {instances} instances"),
+    Finding::new(
+        "inotify",
+        state,
+        format!("{watches} watches, {instances} instances"),
         "a read-only project is watched so that the agent sees what you save; where watches run out, names are refreshed every half second instead",
-        Some("sysctl -w fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512"))
+        Some("sysctl -w fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512"),
+    )
 }
 
 pub fn directories(dirs: &Dirs) -> Finding {
@@ -73,9 +112,21 @@ pub fn directories(dirs: &Dirs) -> Finding {
     for directory in dirs.all() {
         let existing = directory.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
         if access(existing, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-            return Finding::new("directories", State::Missing, format!("{} cannot be written", existing.display()), matters, Some("export BELLJAR_HOME=/a/directory/of/yours"));
+            return Finding::new(
+                "directories",
+                State::Missing,
+                format!("{} cannot be written", existing.display()),
+                matters,
+                Some("export BELLJAR_HOME=/a/directory/of/yours"),
+            );
         }
     }
     let [config, data, run] = dirs.all();
-    Finding::new("directories", State::Ok, format!("{}, {}, {}", config.display(), data.display(), run.display()), matters, None)
+    Finding::new(
+        "directories",
+        State::Ok,
+        format!("{}, {}, {}", config.display(), data.display(), run.display()),
+        matters,
+        None,
+    )
 }

@@ -48,15 +48,28 @@ fn broken(step: &str, errno: nix::Error) -> Finding {
         _ => "everything that a run mounts is staged first",
     };
     let (cause, mend) = if step != "namespaces" {
-        (format!("{errno}"), if step == "proc" { "run the outer container with an unmasked /proc (podman run --security-opt unmask=ALL)" } else { "see the kernel's log: dmesg | tail" })
+        (
+            format!("{errno}"),
+            if step == "proc" {
+                "run the outer container with an unmasked /proc (podman run --security-opt unmask=ALL)"
+            } else {
+                "see the kernel's log: dmesg | tail"
+            },
+        )
     } else if read("/proc/sys/user/max_user_namespaces") == "0" {
         (format!("{errno}: user.max_user_namespaces is 0"), "sysctl -w user.max_user_namespaces=65536")
     } else if read("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
         (format!("{errno}: kernel.unprivileged_userns_clone is 0"), "sysctl -w kernel.unprivileged_userns_clone=1")
     } else if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
-        (format!("{errno}: AppArmor restricts user namespaces (Ubuntu 24.04 and later)"), "give belljar an AppArmor profile with `userns,`, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+        (
+            format!("{errno}: AppArmor restricts user namespaces (Ubuntu 24.04 and later)"),
+            "give belljar an AppArmor profile with `userns,`, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        )
     } else if read("/proc/self/status").lines().any(|line| line.starts_with("Seccomp:") && !line.ends_with('0')) {
-        (format!("{errno}: a seccomp filter is in force, as in a container"), "let the outer container make user namespaces (podman run --security-opt seccomp=unconfined)")
+        (
+            format!("{errno}: a seccomp filter is in force, as in a container"),
+            "let the outer container make user namespaces (podman run --security-opt seccomp=unconfined)",
+        )
     } else {
         (format!("{errno}"), "sysctl user.max_user_namespaces kernel.unprivileged_userns_clone")
     };
@@ -113,9 +126,18 @@ fn attempt() -> Result<(), (u8, nix::Error)> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(at(1))?;
     mount(Some("belljar"), "/sys/fs", Some("tmpfs"), MsFlags::empty(), none).map_err(at(2))?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).map_err(at(3))?;
-    let make = |path: &str| fs::create_dir(path).map_err(|error| (2, nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO))));
+    let make = |path: &str| {
+        fs::create_dir(path).map_err(|error| (2, nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))
+    };
     for path in ["/sys/fs/a", "/sys/fs/b", "/sys/fs/c"] {
         make(path)?;
     }
-    mount(Some("overlay"), "/sys/fs/c", Some("overlay"), MsFlags::MS_RDONLY, Some("lowerdir=/sys/fs/a:/sys/fs/b,userxattr")).map_err(at(4))
+    mount(
+        Some("overlay"),
+        "/sys/fs/c",
+        Some("overlay"),
+        MsFlags::MS_RDONLY,
+        Some("lowerdir=/sys/fs/a:/sys/fs/b,userxattr"),
+    )
+    .map_err(at(4))
 }

@@ -6,30 +6,46 @@ use super::{Finding, State};
 use crate::backend;
 use crate::config::Caller;
 
-/// Trouble of versions, as seen in practice: first bad, first good, what.
-const KNOWN: [((u32, u32, u32), (u32, u32, u32), &str); 1] =
-    [((0, 0, 0), (1, 0, 0), "crun before 1.0 lacks the options that belljar uses")];
+/// A version, as major, minor and patch number.
+type Version = (u32, u32, u32);
+
+/// Trouble of all versions before one.
+struct Trouble {
+    before: Version,
+    what: &'static str,
+    state: State,
+}
+
+/// What is known of crun, worst first.
+const KNOWN: [Trouble; 2] = [
+    Trouble { before: (1, 0, 0), what: "it lacks options that belljar uses", state: State::Missing },
+    Trouble {
+        before: (1, 8, 2),
+        what: "it follows a link at /dev of a root (CVE-2026-47766); belljar generates the root itself, so runs are not affected",
+        state: State::Ok,
+    },
+];
 
 pub fn examine(caller: &Caller) -> Vec<Finding> {
     let install = "apt-get install crun    (dnf, pacman, zypper: the package has the same name)";
-    let found = match backend::find(None, caller) {
-        Ok(runtime) => match version_of(&runtime.path) {
-            Some((text, version)) => {
-                let trouble = KNOWN.iter().find(|(from, to, _)| version >= *from && version < *to);
-                match trouble {
-                    Some((_, _, what)) => Finding::new("crun", State::Missing, format!("{} {text}", runtime.path.display()), what, Some(install)),
-                    None => Finding::new("crun", State::Ok, format!("{} {text}", runtime.path.display()), "", None),
-                }
-            }
-            None => Finding::new("crun", State::Missing, format!("{} does not say its version", runtime.path.display()), "it makes the container", Some(install)),
-        },
-        Err(error) => Finding::new("crun", State::Missing, error.what, "it makes the container", Some(install)),
+    let matters = "it makes the container";
+    let missing = |found: String| vec![Finding::new("crun", State::Missing, found, matters, Some(install))];
+    let runtime = match backend::find(None, caller) {
+        Ok(runtime) => runtime,
+        Err(error) => return missing(error.what),
     };
-    vec![found]
+    let path = runtime.path.display();
+    let Some((text, version)) = version_of(&runtime.path) else {
+        return missing(format!("{path} does not say its version"));
+    };
+    let trouble = KNOWN.iter().find(|trouble| version < trouble.before);
+    let state = trouble.map_or(State::Ok, |trouble| trouble.state);
+    let remark = trouble.map(|trouble| format!("; {}", trouble.what)).unwrap_or_default();
+    vec![Finding::new("crun", state, format!("{path} {text}{remark}"), matters, Some(install))]
 }
 
 /// The version that `PATH --version` says.
-fn version_of(path: &std::path::Path) -> Option<(String, (u32, u32, u32))> {
+fn version_of(path: &std::path::Path) -> Option<(String, Version)> {
     let output = Command::new(path).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();

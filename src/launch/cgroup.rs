@@ -84,9 +84,7 @@ pub fn remove(path: &Path) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if begun.elapsed() > EMPTY_WITHIN => {
-                return Err(
-                    Error::failed(format!("remove the cgroup {}", path.display())).because(error),
-                );
+                return Err(Error::failed(format!("remove the cgroup {}", path.display())).because(error));
             }
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }

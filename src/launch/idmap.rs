@@ -4,6 +4,7 @@
 //! attached mount could do that later.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -28,12 +29,7 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
     let mut found = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let (source, id, submounts, system) = match &mount.kind {
-            MountKind::Bind {
-                source,
-                id,
-                submounts,
-                ..
-            } => (source, *id, submounts.len(), plan.is_system(mount)),
+            MountKind::Bind { source, id, submounts, .. } => (source, *id, submounts.len(), plan.is_system(mount)),
             MountKind::Merged { source, id, .. } => (source, Some(*id), 0, mount.target == "/etc"),
             _ => continue,
         };
@@ -41,37 +37,23 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let file = match resolved.sources.get(&index) {
             Some(file) => file,
             None => {
-                opened =
-                    open_without_links(source).refuse(|| format!("mount {}", source.display()))?;
+                opened = open_without_links(source).refuse(|| format!("mount {}", source.display()))?;
                 &opened
             }
         };
         let stat = rustix::fs::fstat(file).step(|| format!("stat {}", source.display()))?;
-        let now = FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        };
+        let now = FileId { device: stat.st_dev, inode: stat.st_ino };
         if id.is_some_and(|id| id != now) {
-            return Err(Error::refused(format!("mount {}", source.display()))
-                .because("it is not the file that was checked"));
+            return Err(
+                Error::refused(format!("mount {}", source.display())).because("it is not the file that was checked")
+            );
         }
         let tree = clone_tree(file, source, submounts > 0)?;
-        let mut attributes = MountAttributes {
-            set: restrictions(mount),
-            private: true,
-            recursive: true,
-            idmap: None,
-        };
-        sys::mount_setattr(&tree, attributes)
-            .step(|| format!("restrict the mount of {}", mount.target))?;
+        let mut attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
+        sys::mount_setattr(&tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
         if !system {
             let namespace = namespaces.get(stat.st_uid, stat.st_gid, plan.identity.host_uid)?;
-            attributes = MountAttributes {
-                set: 0,
-                private: false,
-                recursive: false,
-                idmap: Some(namespace),
-            };
+            attributes = MountAttributes { set: 0, private: false, recursive: false, idmap: Some(namespace.as_fd()) };
             if sys::mount_setattr(&tree, attributes).is_err() && id.is_none() {
                 // A file system without id-mapped mounts: belljar's own directories
                 // are given to the agent's host id instead (docs/security.md).
@@ -87,20 +69,15 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let file = open_without_links(path).refuse(|| format!("runtime {}", path.display()))?;
         let stat = rustix::fs::fstat(&file).step(|| format!("stat {}", path.display()))?;
         let tree = clone_tree(&file, path, false)?;
-        let runtime = plan
-            .identity
-            .launcher_uids
-            .first()
-            .map_or(plan.identity.host_uid, |map| map.outside);
+        let runtime = plan.identity.launcher_uids.first().map_or(plan.identity.host_uid, |map| map.outside);
         let namespace = namespaces.get(stat.st_uid, stat.st_gid, runtime)?;
         let attributes = MountAttributes {
             set: libc::MOUNT_ATTR_RDONLY,
             private: true,
             recursive: false,
-            idmap: Some(namespace),
+            idmap: Some(namespace.as_fd()),
         };
-        sys::mount_setattr(&tree, attributes)
-            .step(|| format!("make {} reachable", path.display()))?;
+        sys::mount_setattr(&tree, attributes).step(|| format!("make {} reachable", path.display()))?;
         found.push((RUNTIME, tree));
     }
     Ok(found)
@@ -117,15 +94,12 @@ struct Namespaces {
 }
 
 impl Namespaces {
-    fn get(&mut self, uid: u32, gid: u32, to: u32) -> Result<std::os::fd::BorrowedFd<'_>> {
-        if !self.of.contains_key(&(uid, gid, to)) {
-            let made = make(Uid::from_raw(uid), Gid::from_raw(gid), to)?;
-            self.of.insert((uid, gid, to), made);
-        }
-        self.of
-            .get(&(uid, gid, to))
-            .map(AsFd::as_fd)
-            .ok_or_else(|| Error::failed("an id map was lost"))
+    fn get(&mut self, uid: u32, gid: u32, to: u32) -> Result<&OwnedFd> {
+        let namespace = match self.of.entry((uid, gid, to)) {
+            Entry::Occupied(have) => have.into_mut(),
+            Entry::Vacant(room) => room.insert(make(Uid::from_raw(uid), Gid::from_raw(gid), to)?),
+        };
+        Ok(namespace)
     }
 }
 

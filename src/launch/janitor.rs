@@ -30,10 +30,7 @@ impl Janitor {
     pub fn start(dirs: &Dirs, run: &Path, cgroup: Option<&Path>) -> Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe".to_owned())?;
         match sys::fork().step(|| "start the janitor".to_owned())? {
-            ForkResult::Parent { child } => Ok(Self {
-                line: write.into(),
-                pid: child,
-            }),
+            ForkResult::Parent { child } => Ok(Self { line: write.into(), pid: child }),
             ForkResult::Child => {
                 drop(write);
                 // Nothing of the caller's stays open, and no signal of its terminal comes.

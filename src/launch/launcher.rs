@@ -14,12 +14,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send,
-    setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, setsockopt, socketpair,
+    sockopt,
 };
-use nix::unistd::{
-    Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid,
-};
+use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
 
 use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::staging::{self, staged};
@@ -78,32 +76,23 @@ struct Steps {
 impl Steps {
     fn end(&mut self, name: &str) {
         let now = Instant::now();
-        self.done.push((
-            name.to_owned(),
-            now.duration_since(self.last).as_secs_f64() * 1000.0,
-        ));
+        self.done.push((name.to_owned(), now.duration_since(self.last).as_secs_f64() * 1000.0));
         self.last = now;
     }
 }
 
 fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
-    let mut steps = Steps {
-        last: Instant::now(),
-        done: Vec::new(),
-    };
+    let mut steps = Steps { last: Instant::now(), done: Vec::new() };
     let channel = &given.channel;
     match channel.receive::<ToLauncher>()? {
         Some((ToLauncher::Begin, _)) => {}
         _ => {
-            return Err(Error::failed(
-                "the supervisor ended before the launcher began",
-            ));
+            return Err(Error::failed("the supervisor ended before the launcher began"));
         }
     }
     if given.plan.limits.cgroup_parent.is_some() {
         // Made only now that the supervisor has moved this process to its cgroup.
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
-            .step(|| "make a cgroup namespace".to_owned())?;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".to_owned())?;
     }
     become_namespace_root()?;
     die_with_supervisor(given.supervisor.as_fd())?;
@@ -129,48 +118,25 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     fs::write(&config, text).step(|| format!("write {}", config.display()))?;
     steps.end("bundle");
 
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .step(|| "make the handshake's socket pair".to_owned())?;
-    setsockopt(&ours, sockopt::PassCred, &true)
-        .step(|| "ask for the init's identity".to_owned())?;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .step(|| "make the handshake's socket pair".to_owned())?;
+    setsockopt(&ours, sockopt::PassCred, &true).step(|| "ask for the init's identity".to_owned())?;
     let theirs_inode = verify::inode_of(&theirs)?;
-    let console = given
-        .plan
-        .terminal
-        .then(|| console_listener())
-        .transpose()?;
-    let mut container = Container {
-        runtime: start_runtime(given, theirs)?,
-        handshake: ours,
-    };
+    let console = given.plan.terminal.then(console_listener).transpose()?;
+    let mut container = Container { runtime: start_runtime(given, theirs)?, handshake: ours };
     let ready = container.wait_until_ready(given, console.as_ref(), channel)?;
     steps.end("runtime");
-    let facts = verify::Facts {
-        init: ready.pid,
-        handshake_inode: theirs_inode,
-        stdio: given.stdio.as_ref(),
-    };
-    let mut report = verify::verify(given.plan, &places, &facts)
-        .map_err(|error| container.kill_because(error))?;
+    let facts = verify::Facts { init: ready.pid, handshake_inode: theirs_inode, stdio: given.stdio.as_ref() };
+    let mut report = verify::verify(given.plan, &places, &facts).map_err(|error| container.kill_because(error))?;
     if let Some(finding) = ready.finding {
-        let error =
-            Error::failed("verify: the seccomp filter in force is not the plan's").because(finding);
+        let error = Error::failed("verify: the seccomp filter in force is not the plan's").because(finding);
         return Err(container.kill_because(error));
     }
     steps.end("verify");
     report.steps = steps.done;
     channel.send(&FromLauncher::Started(report), &[])?;
-    send(
-        container.handshake.as_raw_fd(),
-        b"GO",
-        MsgFlags::MSG_NOSIGNAL,
-    )
-    .step(|| "give the init the word to go on".to_owned())?;
+    send(container.handshake.as_raw_fd(), b"GO", MsgFlags::MSG_NOSIGNAL)
+        .step(|| "give the init the word to go on".to_owned())?;
     container.watch(ready.pid, channel)
 }
 
@@ -179,25 +145,19 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
 fn become_namespace_root() -> Result<()> {
     let zero = (Uid::from_raw(0), Gid::from_raw(0));
     let _ = setgroups(&[]);
-    setresgid(zero.1, zero.1, zero.1)
-        .step(|| "become gid 0 of the launcher's namespace".to_owned())?;
+    setresgid(zero.1, zero.1, zero.1).step(|| "become gid 0 of the launcher's namespace".to_owned())?;
     setresuid(zero.0, zero.0, zero.0).step(|| "become uid 0 of the launcher's namespace".to_owned())
 }
 
 fn die_with_supervisor(supervisor: BorrowedFd<'_>) -> Result<()> {
     // After the change of ids, which clears it (prctl(2)).
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-        .step(|| "tie the launcher to the supervisor".to_owned())?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).step(|| "tie the launcher to the supervisor".to_owned())?;
     let mut watched = [PollFd::new(supervisor, PollFlags::POLLIN)];
     if poll(&mut watched, PollTimeout::ZERO).unwrap_or(1) != 0 {
         return Err(Error::failed("the supervisor is gone"));
     }
     setsid().step(|| "leave the caller's session".to_owned())?;
-    let null = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .step(|| "open /dev/null".to_owned())?;
+    let null = fs::File::options().read(true).write(true).open("/dev/null").step(|| "open /dev/null".to_owned())?;
     let dup = || -> nix::Result<()> {
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
@@ -210,9 +170,7 @@ fn receive_mounts(channel: &Channel) -> Result<BTreeMap<usize, OwnedFd>> {
     let mut detached = BTreeMap::new();
     loop {
         match channel.receive::<ToLauncher>()? {
-            Some((ToLauncher::Mounts(places), descriptors)) => {
-                detached.extend(places.into_iter().zip(descriptors))
-            }
+            Some((ToLauncher::Mounts(places), descriptors)) => detached.extend(places.into_iter().zip(descriptors)),
             Some((ToLauncher::MountsEnd, _)) => return Ok(detached),
             _ => return Err(Error::failed("the supervisor ended while it sent mounts")),
         }
@@ -227,11 +185,7 @@ fn console_listener() -> Result<UnixListener> {
 fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
     let plan = given.plan;
     let start = Start {
-        program: if plan.runtime.staged {
-            staged("runtime")
-        } else {
-            plan.runtime.path.clone()
-        },
+        program: if plan.runtime.staged { staged("runtime") } else { plan.runtime.path.clone() },
         bundle: staged("bundle"),
         state: staged("state"),
         log: staged("runtime.log"),
@@ -241,27 +195,15 @@ fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
     let mut command = backend::command(&start);
     match &given.stdio {
         Some([stdin, stdout, stderr]) => {
-            let own = |fd: &OwnedFd| {
-                fd.try_clone()
-                    .map(Stdio::from)
-                    .step(|| "pass the agent's stdio".to_owned())
-            };
-            command
-                .stdin(own(stdin)?)
-                .stdout(own(stdout)?)
-                .stderr(own(stderr)?);
+            let own = |fd: &OwnedFd| fd.try_clone().map(Stdio::from).step(|| "pass the agent's stdio".to_owned());
+            command.stdin(own(stdin)?).stdout(own(stdout)?).stderr(own(stderr)?);
         }
         None => {
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
     }
     sys::pass_as_descriptor_3(&mut command, handshake);
-    command
-        .spawn()
-        .step(|| format!("start the runtime {}", start.program.display()))
+    command.spawn().step(|| format!("start the runtime {}", start.program.display()))
 }
 
 /// What the init reported.
@@ -304,10 +246,8 @@ impl Container {
                 watched.push(PollFd::new(console.as_fd(), PollFlags::POLLIN));
             }
             poll_for(&mut watched, LOOK)?;
-            let woken: Vec<bool> = watched
-                .iter()
-                .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
-                .collect();
+            let woken: Vec<bool> =
+                watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
             if woken.get(2) == Some(&true) {
                 if let Some(listener) = console.take() {
                     let master = receive_master(listener)?;
@@ -323,8 +263,7 @@ impl Container {
                         return Ok(ready);
                     }
                     InitSays::Ready(_) => {
-                        return Err(self
-                            .kill_because(Error::failed("verify: the runtime made no terminal")));
+                        return Err(self.kill_because(Error::failed("verify: the runtime made no terminal")));
                     }
                     _ => return Err(self.failure(given)),
                 }
@@ -356,15 +295,14 @@ impl Container {
         let code = self.wait_runtime_briefly();
         let log = fs::read_to_string(staged("runtime.log")).unwrap_or_default();
         let said: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-        let mut error = Error::failed(format!(
-            "start the container with {}",
-            given.plan.runtime.path.display()
-        ));
+        let mut error = Error::failed(format!("start the container with {}", given.plan.runtime.path.display()));
         for line in &said {
             error = error.because(line);
         }
         if said.is_empty() {
-            error = error.because(format!("PID 1 was not belljar's init, or ended without a report (runtime's exit code {code:?})"));
+            error = error.because(format!(
+                "PID 1 was not belljar's init, or ended without a report (runtime's exit code {code:?})"
+            ));
         }
         self.kill_because(error.hint("belljar doctor"))
     }
@@ -385,10 +323,7 @@ impl Container {
         let _ = self.runtime.kill();
         // PID 1 of this process namespace: -1 is everything below, and only that.
         let _ = nix::sys::signal::kill(Pid::from_raw(-1), Signal::SIGKILL);
-        Error {
-            kind: Kind::Failed,
-            ..error
-        }
+        Error { kind: Kind::Failed, ..error }
     }
 
     /// Stays until the container has ended.
@@ -401,24 +336,18 @@ impl Container {
         let mut wait_status = None;
         let mut init_speaks = true;
         loop {
-            let mut watched = vec![
-                PollFd::new(runtime.as_fd(), PollFlags::POLLIN),
-                PollFd::new(channel.as_fd(), PollFlags::POLLIN),
-            ];
+            let mut watched =
+                vec![PollFd::new(runtime.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
             if init_speaks {
                 watched.push(PollFd::new(self.handshake.as_fd(), PollFlags::POLLIN));
             }
             poll_for(&mut watched, Duration::from_secs(3600))?;
-            let woken: Vec<bool> = watched
-                .iter()
-                .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()))
-                .collect();
+            let woken: Vec<bool> =
+                watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(watched);
             if woken.get(2) == Some(&true) {
                 match hear(&self.handshake)? {
-                    InitSays::NotExecuted(errno) => {
-                        channel.send(&FromLauncher::NotExecuted(errno), &[])?
-                    }
+                    InitSays::NotExecuted(errno) => channel.send(&FromLauncher::NotExecuted(errno), &[])?,
                     InitSays::Exited(status) => wait_status = Some(status),
                     InitSays::Gone => init_speaks = false,
                     InitSays::Ready(_) => {}
@@ -429,14 +358,8 @@ impl Container {
                 self.obey(init, channel)?;
             }
             if woken[0] {
-                let status = self
-                    .runtime
-                    .wait()
-                    .step(|| "wait for the runtime".to_owned())?;
-                return Ok(FromLauncher::Ended {
-                    wait_status,
-                    runtime_code: status.code(),
-                });
+                let status = self.runtime.wait().step(|| "wait for the runtime".to_owned())?;
+                return Ok(FromLauncher::Ended { wait_status, runtime_code: status.code() });
             }
         }
     }
@@ -479,12 +402,7 @@ fn hear(handshake: &OwnedFd) -> Result<InitSays> {
     let mut buffer = [0u8; 512];
     let mut control = nix::cmsg_space!(libc::ucred, [RawFd; 4]);
     let mut slices = [io::IoSliceMut::new(&mut buffer)];
-    let got = recvmsg::<UnixAddr>(
-        handshake.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    );
+    let got = recvmsg::<UnixAddr>(handshake.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
     let got = match got {
         Err(nix::errno::Errno::ECONNRESET) => return Ok(InitSays::Gone),
         got => got.step(step)?,
@@ -493,9 +411,7 @@ fn hear(handshake: &OwnedFd) -> Result<InitSays> {
     for message in got.cmsgs().step(step)? {
         match message {
             ControlMessageOwned::ScmCredentials(credentials) => pid = credentials.pid(),
-            ControlMessageOwned::ScmRights(descriptors) => {
-                descriptors.into_iter().map(sys::own).for_each(drop)
-            }
+            ControlMessageOwned::ScmRights(descriptors) => descriptors.into_iter().map(sys::own).for_each(drop),
             _ => {}
         }
     }
@@ -503,10 +419,9 @@ fn hear(handshake: &OwnedFd) -> Result<InitSays> {
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
     let number = |text: &str| text.trim().parse::<i32>().unwrap_or(0);
     Ok(match text.split_once(' ').unwrap_or((&text, "")) {
-        ("READY", rest) => InitSays::Ready(Ready {
-            pid: Pid::from_raw(pid),
-            finding: (!rest.is_empty()).then(|| rest.to_owned()),
-        }),
+        ("READY", rest) => {
+            InitSays::Ready(Ready { pid: Pid::from_raw(pid), finding: (!rest.is_empty()).then(|| rest.to_owned()) })
+        }
         ("EXEC", rest) => InitSays::NotExecuted(number(rest)),
         ("EXIT", rest) => InitSays::Exited(number(rest)),
         _ => InitSays::Gone,
@@ -521,21 +436,13 @@ fn receive_master(listener: &UnixListener) -> Result<OwnedFd> {
     let mut buffer = [0u8; 256];
     let mut control = nix::cmsg_space!([RawFd; 4]);
     let mut slices = [io::IoSliceMut::new(&mut buffer)];
-    let got = recvmsg::<UnixAddr>(
-        stream.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .step(step)?;
+    let got = recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)
+        .step(step)?;
     let mut descriptors = Vec::new();
     for message in got.cmsgs().step(step)? {
         if let ControlMessageOwned::ScmRights(raw) = message {
             descriptors.extend(raw.into_iter().map(sys::own));
         }
     }
-    descriptors
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::failed("the runtime made no terminal"))
+    descriptors.into_iter().next().ok_or_else(|| Error::failed("the runtime made no terminal"))
 }

@@ -54,20 +54,13 @@ pub fn run(resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOption
     prepare(&resolved, caller)?;
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let copy = match &options.receipt {
-        Some(path) => Some((
-            path,
-            File::create(path).refuse(|| format!("--receipt {}", path.display()))?,
-        )),
+        Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
         None => None,
     };
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     receipt.write(dirs)?;
     let cgroup = cgroup::Cgroup::create(&resolved.plan.limits, directory.id())?;
-    let janitor = Janitor::start(
-        dirs,
-        directory.path(),
-        cgroup.as_ref().map(cgroup::Cgroup::path),
-    )?;
+    let janitor = Janitor::start(dirs, directory.path(), cgroup.as_ref().map(cgroup::Cgroup::path))?;
     let result = contain(&resolved, directory.id(), cgroup.as_ref());
     match &result {
         Ok(outcome) => receipt.end(outcome),
@@ -77,11 +70,7 @@ pub fn run(resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOption
     let mut try_step = |step: Result<()>| problems.extend(step.err());
     try_step(receipt.write(dirs));
     if let Some((path, mut file)) = copy {
-        try_step(
-            receipt
-                .write_to(&mut file)
-                .step(|| format!("--receipt {}", path.display())),
-        );
+        try_step(receipt.write_to(&mut file).step(|| format!("--receipt {}", path.display())));
     }
     try_step(cgroup.map_or(Ok(()), cgroup::Cgroup::remove));
     try_step(directory.remove());
@@ -102,10 +91,7 @@ fn report(receipt: &Receipt, begun: Instant) {
         for (step, milliseconds) in &verify.steps {
             eprintln!("belljar: {step}: {milliseconds:.2} ms");
         }
-        eprintln!(
-            "belljar: verified {} mounts and {} facts",
-            verify.mounts, verify.facts
-        );
+        eprintln!("belljar: verified {} mounts and {} facts", verify.mounts, verify.facts);
     }
     eprintln!(
         "belljar: run {} {}, {:.2} ms in all",
@@ -128,21 +114,10 @@ fn prepare(resolved: &Resolved, caller: &Caller) -> Result<()> {
 fn contain(resolved: &Resolved, run: &str, cgroup: Option<&cgroup::Cgroup>) -> Result<Outcome> {
     let plan = &resolved.plan;
     let (ours, theirs) = Channel::pair()?;
-    let stdio = if plan.terminal {
-        None
-    } else {
-        Some(relay::Stdio::open()?)
-    };
-    let window = if plan.terminal {
-        terminal::window_size()
-    } else {
-        None
-    };
-    let supervisor = rustix::process::pidfd_open(
-        rustix::process::getpid(),
-        rustix::process::PidfdFlags::empty(),
-    )
-    .step(|| "watch the supervisor".to_owned())?;
+    let stdio = if plan.terminal { None } else { Some(relay::Stdio::open()?) };
+    let window = if plan.terminal { terminal::window_size() } else { None };
+    let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .step(|| "watch the supervisor".to_owned())?;
     let (agent_side, own_side) = match stdio {
         Some(stdio) => (Some(stdio.agent), Some(stdio.own)),
         None => (None, None),
@@ -151,14 +126,7 @@ fn contain(resolved: &Resolved, run: &str, cgroup: Option<&cgroup::Cgroup>) -> R
         FileOwnership::Caller => Vec::new(),
         FileOwnership::Idmapped => idmap::detached_mounts(resolved)?,
     };
-    let mut given = Some(Inheritance {
-        plan,
-        run,
-        channel: theirs,
-        supervisor,
-        stdio: agent_side,
-        window,
-    });
+    let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio: agent_side, window });
     let flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNS
@@ -168,16 +136,10 @@ fn contain(resolved: &Resolved, run: &str, cgroup: Option<&cgroup::Cgroup>) -> R
     let join_cgroup = cgroup.is_some();
     // A cgroup namespace has the cgroup of its making as its root: with a cgroup
     // of the run's own it is made after the launcher has been moved there.
-    let flags = if join_cgroup {
-        flags - CloneFlags::CLONE_NEWCGROUP
-    } else {
-        flags
-    };
-    let pid = sys::clone_process(flags, || {
-        given.take().map_or(1, |given| launcher::main(given))
-    })
-    .step(|| "start the launcher in namespaces of its own".to_owned())
-    .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
+    let flags = if join_cgroup { flags - CloneFlags::CLONE_NEWCGROUP } else { flags };
+    let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
+        .step(|| "start the launcher in namespaces of its own".to_owned())
+        .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
     drop(given);
     let launcher = Launcher { pid };
     if let Some(cgroup) = cgroup {
@@ -215,9 +177,7 @@ impl Drop for Launcher {
 /// ordinary user must give up setgroups first.
 fn write_maps(pid: Pid, plan: &Plan) -> Result<()> {
     let lines = |maps: &[IdMap]| {
-        maps.iter()
-            .map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count))
-            .collect::<String>()
+        maps.iter().map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count)).collect::<String>()
     };
     let process = PathBuf::from(format!("/proc/{pid}"));
     let write = |name: &str, text: String| {
@@ -235,21 +195,12 @@ fn write_maps(pid: Pid, plan: &Plan) -> Result<()> {
 
 /// A descriptor that reads as end of file and swallows what is written.
 fn null() -> Result<OwnedFd> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map(OwnedFd::from)
-        .step(|| "open /dev/null".to_owned())
+    File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).step(|| "open /dev/null".to_owned())
 }
 
 impl Receipt {
     fn end(&mut self, outcome: &Outcome) {
-        self.finish(
-            Status::Ended,
-            outcome.cause.describe(),
-            Some(outcome.exit_code),
-        );
+        self.finish(Status::Ended, outcome.cause.describe(), Some(outcome.exit_code));
         self.verify = outcome.report.clone();
     }
 

@@ -5,8 +5,8 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -87,13 +87,8 @@ impl AsRawFd for Channel {
 impl Channel {
     /// Both ends.
     pub fn pair() -> Result<(Self, Self)> {
-        let (one, other) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .step(|| "make a socket pair".to_owned())?;
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .step(|| "make a socket pair".to_owned())?;
         Ok((Self(one), Self(other)))
     }
 
@@ -103,14 +98,8 @@ impl Channel {
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-        sendmsg::<UnixAddr>(
-            self.0.as_raw_fd(),
-            &[IoSlice::new(&text)],
-            control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .step(|| "send a message between supervisor and launcher".to_owned())?;
+        sendmsg::<UnixAddr>(self.0.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None)
+            .step(|| "send a message between supervisor and launcher".to_owned())?;
         Ok(())
     }
 
@@ -120,12 +109,7 @@ impl Channel {
         let mut buffer = vec![0u8; LONGEST];
         let mut control = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let got = recvmsg::<UnixAddr>(
-            self.0.as_raw_fd(),
-            &mut slices,
-            Some(&mut control),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        );
+        let got = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
         let got = match got {
             Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
             got => got.step(step)?,

@@ -17,6 +17,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use super::protocol::{Channel, ToLauncher};
 use crate::plan::Directories;
 
+/// A run that is over by then needs no watches; what it would have missed until
+/// then, the first refresh makes up for. Closing an inotify instance takes the
+/// kernel 10 to 20 ms.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// A save is several events; they are answered together.
 const SETTLE: Duration = Duration::from_millis(40);
 /// Refreshing costs the more the more names are cached; not more often than this.
@@ -39,10 +43,17 @@ pub fn start(watched: Vec<Watched>, channel: Arc<Channel>) {
     if watched.is_empty() {
         return;
     }
-    thread::spawn(move || match Watcher::new(&watched) {
-        Ok(mut watcher) => watcher.run(&watched, &channel),
-        Err(_) => refresh_blindly(&watched, &channel),
+    thread::spawn(move || {
+        thread::sleep(PATIENCE);
+        watch(&watched, &channel);
     });
+}
+
+fn watch(watched: &[Watched], channel: &Channel) {
+    match Watcher::new(watched) {
+        Ok(mut watcher) => watcher.run(watched, channel),
+        Err(_) => refresh_blindly(watched, channel),
+    }
 }
 
 fn refresh_blindly(watched: &[Watched], channel: &Channel) {
@@ -52,9 +63,7 @@ fn refresh_blindly(watched: &[Watched], channel: &Channel) {
 }
 
 fn refresh(places: impl Iterator<Item = usize>, channel: &Channel) -> bool {
-    places
-        .into_iter()
-        .all(|index| channel.send(&ToLauncher::Refresh(index), &[]).is_ok())
+    places.into_iter().all(|index| channel.send(&ToLauncher::Refresh(index), &[]).is_ok())
 }
 
 struct Watcher {
@@ -65,10 +74,8 @@ struct Watcher {
 
 impl Watcher {
     fn new(watched: &[Watched]) -> nix::Result<Self> {
-        let mut watcher = Self {
-            inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?,
-            of: HashMap::new(),
-        };
+        let mut watcher =
+            Self { inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?, of: HashMap::new() };
         for (list, mount) in watched.iter().enumerate() {
             for directory in &mount.directories {
                 watcher.add(watched, list, directory.clone())?;
@@ -85,10 +92,7 @@ impl Watcher {
             | AddWatchFlags::IN_ATTRIB
             | AddWatchFlags::IN_ONLYDIR
             | AddWatchFlags::IN_DONT_FOLLOW;
-        match self
-            .inotify
-            .add_watch(&through(&watched[list].source, &directory), flags)
-        {
+        match self.inotify.add_watch(&through(&watched[list].source, &directory), flags) {
             Ok(watch) => {
                 self.of.insert(watch, (list, directory));
                 Ok(())
@@ -144,26 +148,15 @@ impl Watcher {
                 if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     self.of.remove(&event.wd);
                 }
-                let is_new = event
-                    .mask
-                    .intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
-                if let (true, true, Some(name)) = (
-                    is_new,
-                    event.mask.contains(AddWatchFlags::IN_ISDIR),
-                    event.name,
-                ) {
+                let is_new = event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
+                if let (true, true, Some(name)) = (is_new, event.mask.contains(AddWatchFlags::IN_ISDIR), event.name) {
                     self.add_tree(watched, list, directory.join(name))?;
                 }
             }
         }
     }
 
-    fn add_tree(
-        &mut self,
-        watched: &[Watched],
-        list: usize,
-        directory: PathBuf,
-    ) -> nix::Result<()> {
+    fn add_tree(&mut self, watched: &[Watched], list: usize, directory: PathBuf) -> nix::Result<()> {
         self.add(watched, list, directory.clone())?;
         let Ok(entries) = fs::read_dir(through(&watched[list].source, &directory)) else {
             return Ok(());
@@ -178,7 +171,5 @@ impl Watcher {
 }
 
 fn through(source: &OwnedFd, directory: &Path) -> PathBuf {
-    Path::new("/proc/self/fd")
-        .join(source.as_raw_fd().to_string())
-        .join(directory)
+    Path::new("/proc/self/fd").join(source.as_raw_fd().to_string()).join(directory)
 }

@@ -40,8 +40,7 @@ pub struct OwnSide {
 impl Stdio {
     /// Makes the pipes.
     pub fn open() -> Result<Self> {
-        let pipe =
-            || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe for the agent's stdio".to_owned());
+        let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe for the agent's stdio".to_owned());
         let (agent_in, own_in) = if stdin_is_null() {
             (null()?, None)
         } else {
@@ -52,11 +51,7 @@ impl Stdio {
         let (own_err, agent_err) = pipe()?;
         Ok(Self {
             agent: [agent_in, agent_out, agent_err],
-            own: OwnSide {
-                stdin: own_in,
-                stdout: own_out,
-                stderr: own_err,
-            },
+            own: OwnSide { stdin: own_in, stdout: own_out, stderr: own_err },
         })
     }
 }
@@ -65,8 +60,7 @@ fn stdin_is_null() -> bool {
     let Ok(file) = io::stdin().as_fd().try_clone_to_owned().map(File::from) else {
         return true;
     };
-    file.metadata()
-        .is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == NULL_DEVICE)
+    file.metadata().is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == NULL_DEVICE)
 }
 
 /// How much output is left.
@@ -83,9 +77,7 @@ impl Budget {
     fn take(&self, wanted: usize) -> usize {
         let before = self
             .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                Some(left.saturating_sub(wanted as u64))
-            })
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(wanted as u64)))
             .unwrap_or(0);
         wanted.min(usize::try_from(before).unwrap_or(usize::MAX))
     }
@@ -108,16 +100,9 @@ impl Relays {
 
 /// Starts to carry. The thread for stdin is not waited for: it may sit in a read
 /// of the caller's terminal when the run has long ended.
-pub fn start(
-    own: OwnSide,
-    budget: Option<Arc<Budget>>,
-    events: &UnboundedSender<Event>,
-) -> Result<Relays> {
+pub fn start(own: OwnSide, budget: Option<Arc<Budget>>, events: &UnboundedSender<Event>) -> Result<Relays> {
     let duplicate = |fd: &dyn AsFd| {
-        fd.as_fd()
-            .try_clone_to_owned()
-            .map(File::from)
-            .step(|| "duplicate the caller's stdio".to_owned())
+        fd.as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate the caller's stdio".to_owned())
     };
     if let Some(stdin) = own.stdin {
         let mut from = duplicate(&io::stdin())?;
@@ -128,14 +113,9 @@ pub fn start(
         });
     }
     let mut threads = Vec::new();
-    for (from, to) in [
-        (own.stdout, duplicate(&io::stdout())?),
-        (own.stderr, duplicate(&io::stderr())?),
-    ] {
+    for (from, to) in [(own.stdout, duplicate(&io::stdout())?), (own.stderr, duplicate(&io::stderr())?)] {
         let (budget, events) = (budget.clone(), events.clone());
-        threads.push(thread::spawn(move || {
-            carry(from.into(), to, budget.as_deref(), &events)
-        }));
+        threads.push(thread::spawn(move || carry(from.into(), to, budget.as_deref(), &events)));
     }
     Ok(Relays { threads })
 }

@@ -42,49 +42,21 @@ pub fn prepare() -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .step(|| "make the launcher's mounts private".to_owned())?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("belljar"),
-        STAGING,
-        Some("tmpfs"),
-        flags,
-        Some("mode=0755"),
-    )
-    .step(|| format!("mount the staging area on {STAGING}"))
-    .map_err(|error| error.hint("belljar doctor"))?;
+    mount(Some("belljar"), STAGING, Some("tmpfs"), flags, Some("mode=0755"))
+        .step(|| format!("mount the staging area on {STAGING}"))
+        .map_err(|error| error.hint("belljar doctor"))?;
     let all = flags | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), all, none)
         .step(|| "mount a proc of the launcher's own".to_owned())
-        .map_err(|error| {
-            error.hint("inside another container /proc must be unmasked: belljar doctor")
-        })?;
-    for name in [
-        "cgroup",
-        "bundle",
-        "bundle/rootfs",
-        "mounts",
-        "lower",
-        "layers",
-        "state",
-    ] {
+        .map_err(|error| error.hint("inside another container /proc must be unmasked: belljar doctor"))?;
+    for name in ["cgroup", "bundle", "bundle/rootfs", "mounts", "lower", "layers", "state"] {
         let path = staged(name);
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
-            .step(|| format!("make directory {}", path.display()))?;
+        DirBuilder::new().mode(0o755).create(&path).step(|| format!("make directory {}", path.display()))?;
     }
     let empty = staged("empty");
-    DirBuilder::new()
-        .mode(0o000)
-        .create(&empty)
-        .step(|| format!("make directory {}", empty.display()))?;
-    mount(
-        Some("cgroup2"),
-        &staged("cgroup"),
-        Some("cgroup2"),
-        all,
-        none,
-    )
-    .step(|| "mount a cgroup v2 tree in the staging area".to_owned())
+    DirBuilder::new().mode(0o000).create(&empty).step(|| format!("make directory {}", empty.display()))?;
+    mount(Some("cgroup2"), &staged("cgroup"), Some("cgroup2"), all, none)
+        .step(|| "mount a cgroup v2 tree in the staging area".to_owned())
 }
 
 /// Puts everything of the plan into the staging area; returns where each mount
@@ -95,25 +67,14 @@ pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<O
     if let Some(runtime) = detached.remove(&RUNTIME) {
         let target = staged("runtime");
         File::create(&target).step(|| format!("make {}", target.display()))?;
-        move_mount(
-            &runtime,
-            "",
-            CWD,
-            &target,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-        .step(|| "stage the runtime".to_owned())?;
+        move_mount(&runtime, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .step(|| "stage the runtime".to_owned())?;
     }
     let mut places = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
         let ready = detached.remove(&index);
         places.push(match &mount.kind {
-            MountKind::Bind {
-                source,
-                id,
-                directory,
-                submounts,
-            } => {
+            MountKind::Bind { source, id, directory, submounts } => {
                 let tree = match ready {
                     Some(tree) => tree,
                     None => clone_source(source, *id, !submounts.is_empty())?,
@@ -146,22 +107,17 @@ pub fn clone_source(source: &Path, id: Option<FileId>, recursive: bool) -> Resul
             .because(why)
             .hint("another process is changing the path; run again when it has settled")
     };
-    let file = open_without_links(source)
-        .map_err(|error| changed(format!("it could not be opened again: {error}")))?;
+    let file = open_without_links(source).map_err(|error| changed(format!("it could not be opened again: {error}")))?;
     let now = identify(&file).map_err(|error| changed(error.to_string()))?;
     if id.is_some_and(|id| id != now) {
-        return Err(changed(
-            "it is not the file that was checked: something else was put in its place".to_owned(),
-        ));
+        return Err(changed("it is not the file that was checked: something else was put in its place".to_owned()));
     }
     clone_tree(&file, source, recursive)
 }
 
 /// A detached copy of the mount that `file` is on, from `file` on (open_tree(2)).
 pub fn clone_tree(file: impl AsFd, source: &Path, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -178,27 +134,15 @@ pub fn restrictions(mount: &Mount) -> u64 {
 }
 
 fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
-    let attributes = MountAttributes {
-        set: restrictions(mount),
-        private: true,
-        recursive: true,
-        idmap: None,
-    };
-    sys::mount_setattr(tree, attributes)
-        .step(|| format!("restrict the mount of {}", mount.target))?;
+    let attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
+    sys::mount_setattr(tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
     if directory {
         fs::create_dir(target).step(|| format!("make directory {}", target.display()))?;
     } else {
         File::create(target).step(|| format!("make {}", target.display()))?;
     }
-    move_mount(
-        tree,
-        "",
-        CWD,
-        target,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .step(|| format!("stage the mount of {}", mount.target))
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .step(|| format!("stage the mount of {}", mount.target))
 }
 
 /// An overlay of the shadows over the directory, read-only. Without an upper
@@ -214,17 +158,9 @@ fn merge(plan: &Plan, index: usize, tree: &OwnedFd) -> Result<PathBuf> {
     fs::create_dir(&target).step(|| format!("make directory {}", target.display()))?;
     let options = format!("lowerdir={}:{},userxattr", layer.display(), lower.display());
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("overlay"),
-        &target,
-        Some("overlay"),
-        flags,
-        Some(options.as_str()),
-    )
-    .step(|| format!("merge the shadows over {}", plan.mounts[index].target))
-    .map_err(|error| {
-        error.hint("overlays in user namespaces need Linux 5.11 or later: belljar doctor")
-    })?;
+    mount(Some("overlay"), &target, Some("overlay"), flags, Some(options.as_str()))
+        .step(|| format!("merge the shadows over {}", plan.mounts[index].target))
+        .map_err(|error| error.hint("overlays in user namespaces need Linux 5.11 or later: belljar doctor"))?;
     Ok(target)
 }
 

@@ -65,10 +65,7 @@ impl Cause {
             Self::Timeout => "timeout".to_owned(),
             Self::OutputLimit => "output limit".to_owned(),
             Self::Killed => "killed after the grace".to_owned(),
-            Self::NotExecuted(errno) => format!(
-                "not executed: {}",
-                std::io::Error::from_raw_os_error(*errno)
-            ),
+            Self::NotExecuted(errno) => format!("not executed: {}", std::io::Error::from_raw_os_error(*errno)),
         }
     }
 }
@@ -136,11 +133,7 @@ fn listen(sender: &UnboundedSender<Event>, terminal: bool) -> Result<()> {
         let sender = sender.clone();
         tokio::spawn(async move {
             while stream.recv().await.is_some() {
-                let event = if name == Signal::SIGWINCH {
-                    Event::Resize
-                } else {
-                    Event::Signal(name)
-                };
+                let event = if name == Signal::SIGWINCH { Event::Resize } else { Event::Signal(name) };
                 if sender.send(event).is_err() {
                     return;
                 }
@@ -173,28 +166,15 @@ impl Supervisor {
     ) -> Result<Self> {
         let channel = Arc::new(channel);
         hear_launcher(Arc::clone(&channel), events.clone());
-        let budget = resolved
-            .plan
-            .limits
-            .output_bytes
-            .as_ref()
-            .map(|limit| Arc::new(Budget::new(limit.value)));
-        let relays = stdio
-            .map(|own| relay::start(own, budget, &events))
-            .transpose()?;
+        let budget = resolved.plan.limits.output_bytes.as_ref().map(|limit| Arc::new(Budget::new(limit.value)));
+        let relays = stdio.map(|own| relay::start(own, budget, &events)).transpose()?;
         let mut watched = Vec::new();
         for (index, directories) in &resolved.directories {
             let Some(source) = resolved.sources.get(index) else {
                 continue;
             };
-            let source: OwnedFd = source
-                .try_clone()
-                .step(|| "duplicate a mount source".to_owned())?;
-            watched.push(Watched {
-                index: *index,
-                source,
-                directories: directories.clone(),
-            });
+            let source: OwnedFd = source.try_clone().step(|| "duplicate a mount source".to_owned())?;
+            watched.push(Watched { index: *index, source, directories: directories.clone() });
         }
         Ok(Self {
             channel,
@@ -209,11 +189,7 @@ impl Supervisor {
         })
     }
 
-    async fn run(
-        &mut self,
-        resolved: &Resolved,
-        mut events: UnboundedReceiver<Event>,
-    ) -> Result<Outcome> {
+    async fn run(&mut self, resolved: &Resolved, mut events: UnboundedReceiver<Event>) -> Result<Outcome> {
         let timeout = resolved
             .plan
             .limits
@@ -254,10 +230,8 @@ impl Supervisor {
         };
         match message {
             FromLauncher::Terminal => {
-                let master = descriptors
-                    .into_iter()
-                    .next()
-                    .ok_or_else(|| Error::failed("the launcher sent no terminal"))?;
+                let master =
+                    descriptors.into_iter().next().ok_or_else(|| Error::failed("the launcher sent no terminal"))?;
                 self.terminal = Some(AgentTerminal::start(master)?);
             }
             FromLauncher::Started(report) => {
@@ -268,10 +242,9 @@ impl Supervisor {
                 }
             }
             FromLauncher::NotExecuted(errno) => self.not_executed = Some(errno),
-            FromLauncher::Ended {
-                wait_status,
-                runtime_code,
-            } => return Ok(Some(self.conclude(resolved, wait_status, runtime_code))),
+            FromLauncher::Ended { wait_status, runtime_code } => {
+                return Ok(Some(self.conclude(resolved, wait_status, runtime_code)));
+            }
             FromLauncher::Failed(error) => return Err(error),
         }
         Ok(None)
@@ -293,9 +266,7 @@ impl Supervisor {
                 self.arm();
                 Ok(())
             }
-            Event::Signal(signal @ (Signal::SIGUSR1 | Signal::SIGUSR2)) => {
-                self.say(&ToLauncher::Signal(signal as i32))
-            }
+            Event::Signal(signal @ (Signal::SIGUSR1 | Signal::SIGUSR2)) => self.say(&ToLauncher::Signal(signal as i32)),
             Event::Signal(signal) => self.pass_on(signal),
         }
     }
@@ -320,19 +291,11 @@ impl Supervisor {
         Ok(())
     }
 
-    fn conclude(
-        &mut self,
-        resolved: &Resolved,
-        wait_status: Option<i32>,
-        runtime_code: Option<i32>,
-    ) -> Outcome {
+    fn conclude(&mut self, resolved: &Resolved, wait_status: Option<i32>, runtime_code: Option<i32>) -> Outcome {
         if let Some(errno) = self.not_executed {
             let error = Error::failed(format!("execute {}", resolved.plan.command[0]))
                 .because(std::io::Error::from_raw_os_error(errno))
-                .hint(format!(
-                    "inside, PATH is searched in {}; belljar explain shows the mounts",
-                    path_of(resolved)
-                ));
+                .hint(format!("inside, PATH is searched in {}; belljar explain shows the mounts", path_of(resolved)));
             eprintln!("{error}");
             let code = if errno == libc::ENOENT { 127 } else { 126 };
             return self.outcome(Cause::NotExecuted(errno), code);
@@ -356,19 +319,12 @@ impl Supervisor {
             }
             Some(status) => self.outcome(Cause::Exited((status >> 8) & 0xff), byte(status >> 8)),
             // The init was killed with the rest, so by something on the host.
-            None => self.outcome(
-                Cause::Signalled(libc::SIGKILL),
-                byte(runtime_code.unwrap_or(i32::from(EXIT_KILLED))),
-            ),
+            None => self.outcome(Cause::Signalled(libc::SIGKILL), byte(runtime_code.unwrap_or(i32::from(EXIT_KILLED)))),
         }
     }
 
     fn outcome(&mut self, cause: Cause, exit_code: u8) -> Outcome {
-        Outcome {
-            exit_code,
-            cause,
-            report: self.report.take(),
-        }
+        Outcome { exit_code, cause, report: self.report.take() }
     }
 
     fn finish(self) {
@@ -382,12 +338,7 @@ impl Supervisor {
 }
 
 fn path_of(resolved: &Resolved) -> &str {
-    resolved
-        .plan
-        .environment
-        .iter()
-        .find(|variable| variable.name == "PATH")
-        .map_or("", |variable| &variable.value)
+    resolved.plan.environment.iter().find(|variable| variable.name == "PATH").map_or("", |variable| &variable.value)
 }
 
 async fn until(instant: Option<Instant>) {

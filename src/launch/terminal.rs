@@ -6,9 +6,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 
-use rustix::termios::{
-    OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
-};
+use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::error::{Context, Result};
 
@@ -19,9 +17,7 @@ pub fn caller_has_terminal() -> bool {
 
 /// The caller's window size: rows and columns.
 pub fn window_size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(io::stdout())
-        .or_else(|_| tcgetwinsize(io::stdin()))
-        .ok()?;
+    let size = tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stdin())).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
@@ -65,31 +61,15 @@ pub struct AgentTerminal {
 impl AgentTerminal {
     /// Takes over the master side, and begins to carry.
     pub fn start(master: OwnedFd) -> Result<Self> {
-        let file = || {
-            master
-                .try_clone()
-                .map(File::from)
-                .step(|| "duplicate the terminal".to_owned())
-        };
+        let file = || master.try_clone().map(File::from).step(|| "duplicate the terminal".to_owned());
         let raw = RawMode::enter();
-        let stdin = io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(File::from)
-            .step(|| "duplicate stdin".to_owned())?;
-        let stdout = io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(File::from)
-            .step(|| "duplicate stdout".to_owned())?;
+        let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdin".to_owned())?;
+        let stdout =
+            io::stdout().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdout".to_owned())?;
         let (to, from) = (file()?, file()?);
         thread::spawn(move || carry(stdin, to));
         let output = thread::spawn(move || carry(from, stdout));
-        let terminal = Self {
-            master,
-            output,
-            _raw: raw,
-        };
+        let terminal = Self { master, output, _raw: raw };
         terminal.resize();
         Ok(terminal)
     }
@@ -97,12 +77,7 @@ impl AgentTerminal {
     /// Gives the agent's terminal the caller's window size.
     pub fn resize(&self) {
         if let Some((rows, columns)) = window_size() {
-            let size = Winsize {
-                ws_row: rows,
-                ws_col: columns,
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            };
+            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             // Without a size the agent draws as on 80 by 24.
             let _ = tcsetwinsize(&self.master, size);
         }

@@ -29,9 +29,7 @@ pub struct Facts<'a> {
 
 /// Inode of an open file: sockets and pipes are told apart by it.
 pub fn inode_of(file: impl AsFd) -> Result<u64> {
-    rustix::fs::fstat(file)
-        .map(|stat| stat.st_ino)
-        .step(|| "identify a descriptor".to_owned())
+    rustix::fs::fstat(file).map(|stat| stat.st_ino).step(|| "identify a descriptor".to_owned())
 }
 
 /// The differences found so far.
@@ -45,9 +43,7 @@ impl Differences {
         self.compared += 1;
         let (planned, kernel) = (planned.as_ref(), kernel.as_ref());
         if planned != kernel {
-            self.found.push(format!(
-                "{what}: the plan has `{planned}`, the kernel `{kernel}`"
-            ));
+            self.found.push(format!("{what}: the plan has `{planned}`, the kernel `{kernel}`"));
         }
     }
 
@@ -59,10 +55,7 @@ impl Differences {
 /// Compares everything; the error names each difference.
 pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Result<Report> {
     let process = PathBuf::from(format!("/proc/{}", facts.init));
-    let mut differences = Differences {
-        found: Vec::new(),
-        compared: 0,
-    };
+    let mut differences = Differences { found: Vec::new(), compared: 0 };
     check_process(plan, facts, &process, &mut differences)?;
     check_status(plan, &process, &mut differences)?;
     check_namespaces(&process, &mut differences)?;
@@ -70,16 +63,11 @@ pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Resul
     let facts_compared = differences.compared;
     let mounts = check_mounts(plan, places, &process, &mut differences)?;
     if differences.found.is_empty() {
-        return Ok(Report {
-            mounts,
-            facts: facts_compared,
-            steps: Vec::new(),
-        });
+        return Ok(Report { mounts, facts: facts_compared, steps: Vec::new() });
     }
     let runtime = plan.runtime.path.display();
-    let error = Error::failed(format!(
-        "verify: the container that {runtime} made is not the plan's; the agent did not run"
-    ));
+    let error =
+        Error::failed(format!("verify: the container that {runtime} made is not the plan's; the agent did not run"));
     Err(differences
         .found
         .into_iter()
@@ -100,76 +88,37 @@ fn link(path: &Path) -> Result<String> {
 }
 
 /// The program, its arguments, environment and directory.
-fn check_process(
-    plan: &Plan,
-    facts: &Facts<'_>,
-    process: &Path,
-    differences: &mut Differences,
-) -> Result<()> {
-    let init =
-        fs::metadata(staged("belljar/init")).step(|| "verify: find the staged init".to_owned())?;
+fn check_process(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &mut Differences) -> Result<()> {
+    let init = fs::metadata(staged("belljar/init")).step(|| "verify: find the staged init".to_owned())?;
     let exe = process.join("exe");
     let running = fs::metadata(&exe).step(|| format!("verify: read {}", exe.display()))?;
     differences.compared += 1;
     if (init.dev(), init.ino()) != (running.dev(), running.ino()) {
-        differences.add(format!(
-            "program of PID 1: the plan has belljar's init, the kernel {}",
-            link(&exe)?
-        ));
+        differences.add(format!("program of PID 1: the plan has belljar's init, the kernel {}", link(&exe)?));
     }
-    let joined = |parts: &[String]| {
-        parts
-            .iter()
-            .map(|part| format!("{part}\0"))
-            .collect::<String>()
-    };
-    differences.compare(
-        "arguments of PID 1",
-        joined(&init_arguments(plan, "3")),
-        read(&process.join("cmdline"))?,
-    );
+    let joined = |parts: &[String]| parts.iter().map(|part| format!("{part}\0")).collect::<String>();
+    differences.compare("arguments of PID 1", joined(&init_arguments(plan, "3")), read(&process.join("cmdline"))?);
     let sorted = |text: String| {
         let mut parts: Vec<&str> = text.split_terminator('\0').collect();
         parts.sort_unstable();
         parts.join("\n")
     };
-    let environment: Vec<String> = plan
-        .environment
-        .iter()
-        .map(|variable| format!("{}={}", variable.name, variable.value))
-        .collect();
-    differences.compare(
-        "environment",
-        sorted(joined(&environment)),
-        sorted(read(&process.join("environ"))?),
-    );
-    differences.compare(
-        "working directory",
-        &plan.workdir,
-        link(&process.join("cwd"))?,
-    );
+    let environment: Vec<String> =
+        plan.environment.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
+    differences.compare("environment", sorted(joined(&environment)), sorted(read(&process.join("environ"))?));
+    differences.compare("working directory", &plan.workdir, link(&process.join("cwd"))?);
     let own = read(Path::new("/proc/self/cgroup"))?;
     differences.compare("cgroup", own, read(&process.join("cgroup"))?);
     let limits = read(&process.join("limits"))?;
     let limit = |name: &str| {
-        let line = limits
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap_or_default();
-        line.split_whitespace()
-            .take(2)
-            .collect::<Vec<_>>()
-            .join(" ")
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
     };
     differences.compare("core dump limit", "0 0", limit("Max core file size"));
     if let Some(pids) = &plan.limits.pids {
         let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
         let value = most.map_or(pids.value, |most| pids.value.min(most));
-        differences.compare(
-            "process limit",
-            format!("{value} {value}"),
-            limit("Max processes"),
-        );
+        differences.compare("process limit", format!("{value} {value}"), limit("Max processes"));
     }
     let _ = facts;
     Ok(())
@@ -183,41 +132,26 @@ fn check_status(plan: &Plan, process: &Path, differences: &mut Differences) -> R
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name, value.split_whitespace().collect()))
         .collect();
-    let field = |name: &str| {
-        status
-            .get(name)
-            .map(|values| values.join(" "))
-            .unwrap_or_default()
-    };
+    let field = |name: &str| status.get(name).map(|values| values.join(" ")).unwrap_or_default();
     let id = plan.identity.in_launcher;
     for name in ["Uid", "Gid"] {
         differences.compare(name, format!("{id} {id} {id} {id}"), field(name));
     }
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        differences.compare(
-            &format!("capability set {name}"),
-            "0000000000000000",
-            field(name),
-        );
+        differences.compare(&format!("capability set {name}"), "0000000000000000", field(name));
     }
     differences.compare("no_new_privs", "1", field("NoNewPrivs"));
     differences.compare("seccomp mode", "2", field("Seccomp"));
     differences.compare(
         "pid in the container",
         "1",
-        status
-            .get("NSpid")
-            .and_then(|pids| pids.last())
-            .copied()
-            .unwrap_or_default(),
+        status.get("NSpid").and_then(|pids| pids.last()).copied().unwrap_or_default(),
     );
     let map = format!("{AGENT_ID} {id} 1");
     for name in ["uid_map", "gid_map"] {
         let kernel = read(&process.join(name))?;
-        let kernel: Vec<String> = kernel
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .collect();
+        let kernel: Vec<String> =
+            kernel.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         differences.compare(name, &map, kernel.join(", "));
     }
     Ok(())
@@ -230,12 +164,12 @@ fn check_namespaces(process: &Path, differences: &mut Differences) -> Result<()>
         let its = link(&process.join("ns").join(name))?;
         differences.compared += 1;
         match (name == "net", own == its) {
-            (true, false) => differences.add(format!(
-                "network namespace: the plan has the sealed one {own}, the kernel {its}"
-            )),
-            (false, true) => differences.add(format!(
-                "{name} namespace: the plan has a new one, the kernel the launcher's {its}"
-            )),
+            (true, false) => {
+                differences.add(format!("network namespace: the plan has the sealed one {own}, the kernel {its}"))
+            }
+            (false, true) => {
+                differences.add(format!("{name} namespace: the plan has a new one, the kernel the launcher's {its}"))
+            }
             _ => {}
         }
     }
@@ -243,17 +177,10 @@ fn check_namespaces(process: &Path, differences: &mut Differences) -> Result<()>
 }
 
 /// Descriptors 0, 1 and 2, the handshake on 3, and nothing else.
-fn check_descriptors(
-    plan: &Plan,
-    facts: &Facts<'_>,
-    process: &Path,
-    differences: &mut Differences,
-) -> Result<()> {
+fn check_descriptors(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &mut Differences) -> Result<()> {
     let directory = process.join("fd");
     let mut open = BTreeMap::new();
-    for entry in
-        fs::read_dir(&directory).step(|| format!("verify: read {}", directory.display()))?
-    {
+    for entry in fs::read_dir(&directory).step(|| format!("verify: read {}", directory.display()))? {
         let entry = entry.step(|| format!("verify: read {}", directory.display()))?;
         let number: i32 = entry.file_name().to_string_lossy().parse().unwrap_or(-1);
         open.insert(number, entry.path());
@@ -263,13 +190,10 @@ fn check_descriptors(
         differences.compared += 1;
         let planned = match (number, facts.stdio) {
             (0..=2, Some(stdio)) => {
-                let own = rustix::fs::fstat(&stdio[*number as usize])
-                    .step(|| "verify: identify stdio".to_owned())?;
+                let own = rustix::fs::fstat(&stdio[*number as usize]).step(|| "verify: identify stdio".to_owned())?;
                 (own.st_dev, own.st_ino) == (its.dev(), its.ino())
             }
-            (0..=2, None) => {
-                plan.terminal && (136..=143).contains(&nix::sys::stat::major(its.rdev()))
-            }
+            (0..=2, None) => plan.terminal && (136..=143).contains(&nix::sys::stat::major(its.rdev())),
             (3, _) => its.ino() == facts.handshake_inode,
             _ => false,
         };
@@ -283,9 +207,7 @@ fn check_descriptors(
     }
     for number in 0..=3 {
         if !open.contains_key(&number) {
-            differences.add(format!(
-                "descriptor {number}: the plan has it, the kernel not"
-            ));
+            differences.add(format!("descriptor {number}: the plan has it, the kernel not"));
         }
     }
     Ok(())
@@ -304,12 +226,7 @@ struct Expected {
 const FLAGS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
 
 /// The mount table of the container against the plan and the staging area.
-fn check_mounts(
-    plan: &Plan,
-    places: &[Option<Place>],
-    process: &Path,
-    differences: &mut Differences,
-) -> Result<usize> {
+fn check_mounts(plan: &Plan, places: &[Option<Place>], process: &Path, differences: &mut Differences) -> Result<usize> {
     let own = read_mountinfo(Path::new("/proc/self/mountinfo"))?;
     let kernel = read_mountinfo(&process.join("mountinfo"))?;
     let mut expected: BTreeMap<String, Expected> = BTreeMap::new();
@@ -317,35 +234,14 @@ fn check_mounts(
     root.flags = vec!["ro".to_owned()];
     expected.insert("/".to_owned(), root);
     for (index, mount) in plan.mounts.iter().enumerate() {
-        expect(
-            &own,
-            mount,
-            places.get(index).and_then(Option::as_ref),
-            &mut expected,
-        )?;
+        expect(&own, mount, places.get(index).and_then(Option::as_ref), &mut expected)?;
     }
     let null = source_of(&own, Path::new("/dev/null"))?;
     for path in &plan.masked_paths {
         // The runtime covers a file with /dev/null, a directory with an empty one.
-        let device = Path::new(path)
-            .is_file()
-            .then(|| null.device.clone())
-            .flatten();
-        let flags = if device.is_some() {
-            Vec::new()
-        } else {
-            vec!["ro".to_owned()]
-        };
-        expected.insert(
-            path.clone(),
-            Expected {
-                device,
-                root: None,
-                fstype: None,
-                flags,
-                options: Vec::new(),
-            },
-        );
+        let device = Path::new(path).is_file().then(|| null.device.clone()).flatten();
+        let flags = if device.is_some() { Vec::new() } else { vec!["ro".to_owned()] };
+        expected.insert(path.clone(), Expected { device, root: None, fstype: None, flags, options: Vec::new() });
     }
     for path in &plan.readonly_paths {
         let below = path.strip_prefix("/proc").map(str::to_owned);
@@ -378,9 +274,9 @@ fn check_mounts(
         match seen.get(target.as_str()) {
             None => differences.add(format!("mount {target}: the plan has it, the kernel not")),
             Some(1) => {}
-            Some(times) => differences.add(format!(
-                "mount {target}: the plan has one, the kernel {times} on top of each other"
-            )),
+            Some(times) => {
+                differences.add(format!("mount {target}: the plan has one, the kernel {times} on top of each other"))
+            }
         }
     }
     let root_link = link(&process.join("root"))?;
@@ -391,25 +287,15 @@ fn check_mounts(
 fn compare_mount(entry: &MountEntry, planned: &Expected, differences: &mut Differences) {
     let target = &entry.target;
     let mut wrong = |what: &str, planned: &str, kernel: &str| {
-        differences.add(format!(
-            "mount {target}: {what}: the plan has `{planned}`, the kernel `{kernel}`"
-        ));
+        differences.add(format!("mount {target}: {what}: the plan has `{planned}`, the kernel `{kernel}`"));
     };
-    if let Some(device) = planned
-        .device
-        .as_ref()
-        .filter(|device| **device != entry.device)
-    {
+    if let Some(device) = planned.device.as_ref().filter(|device| **device != entry.device) {
         wrong("file system", device, &entry.device);
     }
     if let Some(root) = planned.root.as_ref().filter(|root| **root != entry.root) {
         wrong("source", root, &entry.root);
     }
-    if let Some(fstype) = planned
-        .fstype
-        .as_ref()
-        .filter(|fstype| **fstype != entry.fstype)
-    {
+    if let Some(fstype) = planned.fstype.as_ref().filter(|fstype| **fstype != entry.fstype) {
         wrong("type", fstype, &entry.fstype);
     }
     for flag in FLAGS {
@@ -432,44 +318,24 @@ fn compare_mount(entry: &MountEntry, planned: &Expected, differences: &mut Diffe
             wrong("option", option, &entry.super_options.join(","));
         }
     }
-    if entry
-        .propagation
-        .iter()
-        .any(|field| field.starts_with("shared:") || field.starts_with("master:"))
-    {
+    if entry.propagation.iter().any(|field| field.starts_with("shared:") || field.starts_with("master:")) {
         wrong("propagation", "private", &entry.propagation.join(" "));
     }
 }
 
 /// What `path`, in the launcher's view, is a part of.
 fn source_of(own: &[MountEntry], path: &Path) -> Result<Expected> {
-    let covering = own
-        .iter()
-        .filter(|entry| path.starts_with(&entry.target))
-        .max_by_key(|entry| entry.target.len());
-    let entry = covering
-        .ok_or_else(|| Error::failed(format!("verify: no mount holds {}", path.display())))?;
+    let covering = own.iter().filter(|entry| path.starts_with(&entry.target)).max_by_key(|entry| entry.target.len());
+    let entry = covering.ok_or_else(|| Error::failed(format!("verify: no mount holds {}", path.display())))?;
     // Of mounts on top of each other the last one is seen.
-    let entry = own
-        .iter()
-        .rev()
-        .find(|other| other.target == entry.target)
-        .unwrap_or(entry);
+    let entry = own.iter().rev().find(|other| other.target == entry.target).unwrap_or(entry);
     let rest = path.strip_prefix(&entry.target).unwrap_or(Path::new(""));
-    let root = if rest.as_os_str().is_empty() {
-        PathBuf::from(&entry.root)
-    } else {
-        Path::new(&entry.root).join(rest)
-    };
+    let root = if rest.as_os_str().is_empty() { PathBuf::from(&entry.root) } else { Path::new(&entry.root).join(rest) };
     Ok(Expected {
         device: Some(entry.device.clone()),
         root: Some(root.to_string_lossy().into_owned()),
         fstype: None,
-        flags: FLAGS
-            .iter()
-            .filter(|flag| entry.has(flag))
-            .map(|flag| (*flag).to_owned())
-            .collect(),
+        flags: FLAGS.iter().filter(|flag| entry.has(flag)).map(|flag| (*flag).to_owned()).collect(),
         options: Vec::new(),
     })
 }
@@ -481,15 +347,11 @@ fn expect(
     expected: &mut BTreeMap<String, Expected>,
 ) -> Result<()> {
     let flag = |on: bool, name: &str| on.then(|| name.to_owned());
-    let planned: Vec<String> = [
-        flag(true, "nosuid"),
-        flag(mount.readonly, "ro"),
-        flag(mount.nodev, "nodev"),
-        flag(mount.noexec, "noexec"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let planned: Vec<String> =
+        [flag(true, "nosuid"), flag(mount.readonly, "ro"), flag(mount.nodev, "nodev"), flag(mount.noexec, "noexec")]
+            .into_iter()
+            .flatten()
+            .collect();
     let fresh = |fstype: &str, options: Vec<String>| Expected {
         device: None,
         root: Some("/".to_owned()),
@@ -500,13 +362,9 @@ fn expect(
     let what = match (&mount.kind, place) {
         (MountKind::Proc, _) => fresh("proc", vec!["hidepid=invisible".to_owned()]),
         (MountKind::Devpts, _) => fresh("devpts", vec!["ptmxmode=666".to_owned()]),
-        (MountKind::Tmpfs { size, inodes, .. }, _) => fresh(
-            "tmpfs",
-            vec![
-                format!("size={}k", size >> 10),
-                format!("nr_inodes={inodes}"),
-            ],
-        ),
+        (MountKind::Tmpfs { size, inodes, .. }, _) => {
+            fresh("tmpfs", vec![format!("size={}k", size >> 10), format!("nr_inodes={inodes}")])
+        }
         (MountKind::Device, _) => {
             let mut device = source_of(own, Path::new(&mount.target))?;
             device.flags = Vec::new();
@@ -532,10 +390,7 @@ fn expect(
             source
         }
         _ => {
-            return Err(Error::failed(format!(
-                "verify: the mount {} has no place",
-                mount.target
-            )));
+            return Err(Error::failed(format!("verify: the mount {} has no place", mount.target)));
         }
     };
     expected.insert(mount.target.clone(), what);
@@ -568,20 +423,14 @@ pub fn stranger_as_pid_1(plan: &Plan, runtime: &Child) -> Option<Error> {
         }
         let name = fs::read_link(entry.path().join("exe")).unwrap_or_default();
         // Until it executes the init, PID 1 is a copy of the runtime itself.
-        let same_root =
-            fs::read_link(entry.path().join("root")).is_ok_and(|root| root == Path::new("/"));
+        let same_root = fs::read_link(entry.path().join("root")).is_ok_and(|root| root == Path::new("/"));
         let is_runtime = name.to_string_lossy().contains("crun")
             || name == plan.runtime.path
             || name.to_string_lossy().contains("memfd:");
         if same_root && !is_runtime {
             return Some(
-                Error::failed(
-                    "verify: PID 1 of the container is not belljar's init; the agent did not run",
-                )
-                .because(format!(
-                    "program of PID 1: the plan has belljar's init, the kernel {}",
-                    name.display()
-                )),
+                Error::failed("verify: PID 1 of the container is not belljar's init; the agent did not run")
+                    .because(format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display())),
             );
         }
     }

@@ -105,17 +105,16 @@ impl Allowlist {
             Error::refused(format!("{}:{line}: {reason}", path.display()))
                 .hint("mend that line; belljar mounts list shows what is in force")
         };
-        let file: File = serde_json::from_str(&text)
-            .map_err(|error| invalid(error.line().max(1), error.to_string()))?;
+        let file: File =
+            serde_json::from_str(&text).map_err(|error| invalid(error.line().max(1), error.to_string()))?;
         let line_of = |value: &str| {
             let literal = serde_json::to_string(value).unwrap_or_default();
-            text.find(&literal)
-                .map_or(1, |at| text[..at].matches('\n').count() + 1)
+            text.find(&literal).map_or(1, |at| text[..at].matches('\n').count() + 1)
         };
         let mut roots = Vec::new();
         for root in file.allowed_roots {
-            let expanded = absolute(&root.path, home, None)
-                .map_err(|error| invalid(line_of(&root.path), error.what))?;
+            let expanded =
+                absolute(&root.path, home, None).map_err(|error| invalid(line_of(&root.path), error.what))?;
             let real = fs::canonicalize(expanded).ok();
             roots.push(AllowedRoot {
                 written: root.path,
@@ -126,17 +125,10 @@ impl Allowlist {
         }
         for pattern in &file.blocked_patterns {
             if pattern.trim().is_empty() {
-                return Err(invalid(
-                    line_of(pattern),
-                    "an empty blocked pattern would block everything".to_owned(),
-                ));
+                return Err(invalid(line_of(pattern), "an empty blocked pattern would block everything".to_owned()));
             }
-            Blocked::new(std::slice::from_ref(pattern)).map_err(|error| {
-                invalid(
-                    line_of(pattern),
-                    format!("{}: {}", error.what, error.causes.join(": ")),
-                )
-            })?;
+            Blocked::new(std::slice::from_ref(pattern))
+                .map_err(|error| invalid(line_of(pattern), format!("{}: {}", error.what, error.causes.join(": "))))?;
         }
         Ok(Self {
             state: AllowlistState::Present,
@@ -152,32 +144,17 @@ impl Allowlist {
     pub fn judge(&self, path: &Path, asked: Access, trust: Trust) -> Result<Verdict> {
         let file = self.path.display();
         if self.state == AllowlistState::Missing {
-            return Err(Error::refused(format!(
-                "mount {}: there is no allowlist, so no extra mounts",
-                path.display()
-            ))
-            .hint(format!(
-                "belljar mounts init, then add the directory to {file}"
-            )));
+            return Err(Error::refused(format!("mount {}: there is no allowlist, so no extra mounts", path.display()))
+                .hint(format!("belljar mounts init, then add the directory to {file}")));
         }
-        let containing = self.roots.iter().find(|root| {
-            root.real
-                .as_deref()
-                .is_some_and(|real| path.starts_with(real))
-        });
+        let containing = self.roots.iter().find(|root| root.real.as_deref().is_some_and(|real| path.starts_with(real)));
         let Some(root) = containing else {
-            return Err(Error::refused(format!(
-                "mount {}: no allowed root contains it",
-                path.display()
-            ))
-            .hint(format!("add it to allowedRoots in {file}")));
+            return Err(Error::refused(format!("mount {}: no allowed root contains it", path.display()))
+                .hint(format!("add it to allowedRoots in {file}")));
         };
         let by = format!("allowed by root {}", root.written);
         Ok(match asked {
-            Access::ReadOnly => Verdict {
-                access: Access::ReadOnly,
-                reason: by,
-            },
+            Access::ReadOnly => Verdict { access: Access::ReadOnly, reason: by },
             Access::ReadWrite if !root.read_write => Verdict {
                 access: Access::ReadOnly,
                 reason: format!(
@@ -190,10 +167,7 @@ impl Allowlist {
                     "{by}; read-only although read-write was asked for: nonMainReadOnly holds for every group but main"
                 ),
             },
-            Access::ReadWrite => Verdict {
-                access: Access::ReadWrite,
-                reason: format!("{by} with allowReadWrite"),
-            },
+            Access::ReadWrite => Verdict { access: Access::ReadWrite, reason: format!("{by} with allowReadWrite") },
         })
     }
 }

@@ -63,24 +63,15 @@ impl Blocked {
             globs.add(glob);
         }
         let user_globs = globs.build().refuse(|| "blocked patterns".to_owned())?;
-        Ok(Self {
-            user_patterns: user_patterns.to_vec(),
-            user_globs,
-        })
+        Ok(Self { user_patterns: user_patterns.to_vec(), user_globs })
     }
 
     /// The pattern that a component of the mount's own path contains, if any.
     pub fn in_path(&self, path: &Path) -> Option<String> {
-        let patterns = || {
-            DEFAULT_PATTERNS
-                .into_iter()
-                .chain(self.user_patterns.iter().map(String::as_str))
-        };
+        let patterns = || DEFAULT_PATTERNS.into_iter().chain(self.user_patterns.iter().map(String::as_str));
         path.iter().find_map(|component| {
             let component = component.to_string_lossy().to_lowercase();
-            patterns()
-                .find(|pattern| component.contains(&pattern.to_lowercase()))
-                .map(str::to_owned)
+            patterns().find(|pattern| component.contains(&pattern.to_lowercase())).map(str::to_owned)
         })
     }
 
@@ -88,20 +79,12 @@ impl Blocked {
     pub fn by_name(&self, name: &[u8]) -> Option<String> {
         let exact = |pattern: &&str| name.eq_ignore_ascii_case(pattern.as_bytes());
         let prefix = |pattern: &&str| {
-            name.len() > pattern.len()
-                && name[..pattern.len()].eq_ignore_ascii_case(pattern.as_bytes())
+            name.len() > pattern.len() && name[..pattern.len()].eq_ignore_ascii_case(pattern.as_bytes())
         };
-        if let Some(pattern) = DEFAULT_PATTERNS
-            .iter()
-            .chain(&DEFAULT_NAMES)
-            .find(|pattern| exact(pattern))
-        {
+        if let Some(pattern) = DEFAULT_PATTERNS.iter().chain(&DEFAULT_NAMES).find(|pattern| exact(pattern)) {
             return Some((*pattern).to_owned());
         }
-        if let Some(pattern) = DEFAULT_PREFIXES
-            .iter()
-            .find(|pattern| prefix(pattern) || exact(pattern))
-        {
+        if let Some(pattern) = DEFAULT_PREFIXES.iter().find(|pattern| prefix(pattern) || exact(pattern)) {
             return Some(format!("{pattern}*"));
         }
         if self.user_patterns.is_empty() {
@@ -115,24 +98,16 @@ impl Blocked {
     /// The rule that blocks a regular file below a mount by its content.
     pub fn by_content(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Option<String> {
         let suffix = KEY_SUFFIXES.iter().find(|suffix| {
-            name.len() > suffix.len()
-                && name[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+            name.len() > suffix.len() && name[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
         })?;
         let rule = format!("*{suffix} with a private key");
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         // What cannot be read cannot be judged, and the agent cannot read it either.
         let file = openat(directory, name, flags, Mode::empty()).ok()?;
         let mut start = Vec::new();
-        File::from(file)
-            .take(KEY_SEARCH)
-            .read_to_end(&mut start)
-            .ok()?;
+        File::from(file).take(KEY_SEARCH).read_to_end(&mut start).ok()?;
         let marker = b"PRIVATE KEY";
-        start
-            .windows(marker.len())
-            .any(|window| window == marker)
-            .then_some(rule)
+        start.windows(marker.len()).any(|window| window == marker).then_some(rule)
     }
 }
 
@@ -160,35 +135,18 @@ mod tests {
         ] {
             assert!(blocked().by_name(name.as_bytes()).is_some(), "{name}");
         }
-        for name in [
-            "env",
-            ".environment",
-            "credentials.rs",
-            "my_id_rsa",
-            "passwords.rs",
-            "README.md",
-            "private_key.rs",
-        ] {
+        for name in
+            ["env", ".environment", "credentials.rs", "my_id_rsa", "passwords.rs", "README.md", "private_key.rs"]
+        {
             assert!(blocked().by_name(name.as_bytes()).is_none(), "{name}");
         }
     }
 
     #[test]
     fn in_its_own_path_a_part_of_a_component_matches() {
-        assert_eq!(
-            blocked().in_path(Path::new("/home/u/.ssh/x")).as_deref(),
-            Some(".ssh")
-        );
-        assert_eq!(
-            blocked()
-                .in_path(Path::new("/srv/my-credentials-old"))
-                .as_deref(),
-            Some("credentials")
-        );
-        assert_eq!(
-            blocked().in_path(Path::new("/srv/passwords")).as_deref(),
-            Some("password")
-        );
+        assert_eq!(blocked().in_path(Path::new("/home/u/.ssh/x")).as_deref(), Some(".ssh"));
+        assert_eq!(blocked().in_path(Path::new("/srv/my-credentials-old")).as_deref(), Some("credentials"));
+        assert_eq!(blocked().in_path(Path::new("/srv/passwords")).as_deref(), Some("password"));
         assert_eq!(blocked().in_path(Path::new("/srv/project")), None);
     }
 }

@@ -11,8 +11,8 @@ use super::request::{Access, MountArgument, Request};
 use super::source::{absolute, check_characters};
 use super::walk::Directories;
 use super::{
-    Allowlist, BELLJAR_DIR, Blocked, Egress, EgressMode, HOME, Limits, MountKind, Plan, Seccomp,
-    Trust, environment, identity, limits, read_mountinfo,
+    Allowlist, BELLJAR_DIR, Blocked, Egress, EgressMode, HOME, Limits, MountKind, Plan, Seccomp, Trust, environment,
+    identity, limits, read_mountinfo,
 };
 use crate::backend;
 use crate::bundle::seccomp;
@@ -51,24 +51,12 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     let typed = command_of(request, group_config.command.as_deref())?;
     let limits = limits::resolve(request, &config)?;
     let runtime = backend::find(
-        request
-            .runtime
-            .as_deref()
-            .or(group_config.runtime.as_deref())
-            .or(config.run.runtime.as_deref()),
+        request.runtime.as_deref().or(group_config.runtime.as_deref()).or(config.run.runtime.as_deref()),
         caller,
     )?;
-    let rootfs_name = request
-        .rootfs
-        .as_deref()
-        .or(group_config.rootfs.as_deref())
-        .or(config.run.rootfs.as_deref())
-        .unwrap_or("host");
-    let egress = request
-        .egress
-        .or(group_config.egress)
-        .or(config.run.egress)
-        .unwrap_or_default();
+    let rootfs_name =
+        request.rootfs.as_deref().or(group_config.rootfs.as_deref()).or(config.run.rootfs.as_deref()).unwrap_or("host");
+    let egress = request.egress.or(group_config.egress).or(config.run.egress).unwrap_or_default();
 
     let around = Surroundings {
         caller,
@@ -85,10 +73,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     add_persons(&mut mounts, request, &around, &group_config.mounts)?;
     let program = match root.is_host() {
         true => Program::find(&typed[0], &caller.home)?,
-        false => Program {
-            reason: "looked up in the root directory".to_owned(),
-            ..Program::default()
-        },
+        false => Program { reason: "looked up in the root directory".to_owned(), ..Program::default() },
     };
     for (package, reason) in &program.packages {
         mounts.add_package(&around, package, reason)?;
@@ -99,8 +84,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     if let Some(path) = &program.path {
         command[0] = path.clone();
     }
-    let environment =
-        environment::resolve(&request.environment, &program.directories, request.terminal)?;
+    let environment = environment::resolve(&request.environment, &program.directories, request.terminal)?;
     check_lengths(&command, &environment)?;
     let mut notes = std::mem::take(&mut mounts.notes);
     notes.extend(unenforced(&limits));
@@ -124,27 +108,13 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         environment,
         egress: egress_of(egress),
         limits,
-        seccomp: Seccomp {
-            profile: "default".to_owned(),
-            sha256: seccomp::digest(),
-            allowed: profile.allowed(),
-        },
+        seccomp: Seccomp { profile: "default".to_owned(), sha256: seccomp::digest(), allowed: profile.allowed() },
         runtime,
         notes,
     };
-    let sources = mounts
-        .sources
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, source)| Some((index, source?.file)))
-        .collect();
-    Ok(Resolved {
-        plan,
-        sources,
-        directories: mounts.directories,
-        needed,
-        group,
-    })
+    let sources =
+        mounts.sources.into_iter().enumerate().filter_map(|(index, source)| Some((index, source?.file))).collect();
+    Ok(Resolved { plan, sources, directories: mounts.directories, needed, group })
 }
 
 /// Paths of /proc that tell about the host, or that a program could hurt it with.
@@ -159,28 +129,15 @@ const MASKED: [&str; 9] = [
     "/proc/scsi",
     "/proc/kmsg",
 ];
-const READONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn existing(paths: &[&str]) -> Vec<String> {
-    paths
-        .iter()
-        .filter(|path| Path::new(path).exists())
-        .map(|path| (*path).to_owned())
-        .collect()
+    paths.iter().filter(|path| Path::new(path).exists()).map(|path| (*path).to_owned()).collect()
 }
 
 fn command_of(request: &Request, configured: Option<&[String]>) -> Result<Vec<String>> {
-    let command = if request.command.is_empty() {
-        configured.unwrap_or_default().to_vec()
-    } else {
-        request.command.clone()
-    };
+    let command =
+        if request.command.is_empty() { configured.unwrap_or_default().to_vec() } else { request.command.clone() };
     match command.first() {
         None => Err(Error::usage("no command to run").hint("belljar run -- COMMAND [ARG…]")),
         Some(program) if program.is_empty() => {
@@ -191,22 +148,21 @@ fn command_of(request: &Request, configured: Option<&[String]>) -> Result<Vec<St
 }
 
 fn check_lengths(command: &[String], environment: &[super::Variable]) -> Result<()> {
-    let variables = environment
-        .iter()
-        .map(|variable| variable.name.len() + variable.value.len() + 2);
-    let all = command
-        .iter()
-        .map(|argument| argument.len() + 1)
-        .chain(variables);
+    let variables = environment.iter().map(|variable| variable.name.len() + variable.value.len() + 2);
+    let all = command.iter().map(|argument| argument.len() + 1).chain(variables);
     let (mut longest, mut sum) = (0, 0);
     for length in all {
         longest = longest.max(length);
         sum += length + size_of::<usize>();
     }
     if longest > LONGEST_ARGUMENT || sum > ALL_ARGUMENTS {
-        return Err(Error::refused(format!("the command and environment are too long: {sum} bytes, the longest item {longest}"))
-            .because(format!("the kernel takes {LONGEST_ARGUMENT} bytes for one and {ALL_ARGUMENTS} for all (execve(2), E2BIG)"))
-            .hint("pass it on stdin, or in a file in the project"));
+        return Err(Error::refused(format!(
+            "the command and environment are too long: {sum} bytes, the longest item {longest}"
+        ))
+        .because(format!(
+            "the kernel takes {LONGEST_ARGUMENT} bytes for one and {ALL_ARGUMENTS} for all (execve(2), E2BIG)"
+        ))
+        .hint("pass it on stdin, or in a file in the project"));
     }
     Ok(())
 }
@@ -218,10 +174,8 @@ fn workdir(request: &Request) -> Result<String> {
     check_characters(typed)?;
     let good = typed.starts_with('/') && !typed.split('/').any(|part| part == ".." || part == ".");
     if !good {
-        return Err(Error::refused(format!(
-            "--workdir {typed}: a path inside is absolute and without `.` and `..`"
-        ))
-        .hint("for example --workdir /workspace/project"));
+        return Err(Error::refused(format!("--workdir {typed}: a path inside is absolute and without `.` and `..`"))
+            .hint("for example --workdir /workspace/project"));
     }
     Ok(typed.clone())
 }
@@ -230,70 +184,25 @@ fn workdir(request: &Request) -> Result<String> {
 fn add_private(mounts: &mut Mounts, terminal: bool) {
     const MIB: u64 = 1 << 20;
     let tmpfs = |size: u64, inodes: u64, mode: u32| MountKind::Tmpfs { size, inodes, mode };
-    mounts.push(
-        "/proc",
-        MountKind::Proc,
-        Options::DATA,
-        "the container's own processes; PID 1 is hidden",
-    );
-    mounts.push(
-        "/dev",
-        tmpfs(MIB, 256, 0o755),
-        Options::DEVICE,
-        "a minimal /dev",
-    );
+    mounts.push("/proc", MountKind::Proc, Options::DATA, "the container's own processes; PID 1 is hidden");
+    mounts.push("/dev", tmpfs(MIB, 256, 0o755), Options::DEVICE, "a minimal /dev");
     for device in ["null", "zero", "full", "random", "urandom", "tty"] {
-        mounts.push(
-            &format!("/dev/{device}"),
-            MountKind::Device,
-            Options::DEVICE,
-            "a harmless device",
-        );
+        mounts.push(&format!("/dev/{device}"), MountKind::Device, Options::DEVICE, "a harmless device");
     }
-    mounts.push(
-        "/dev/pts",
-        MountKind::Devpts,
-        Options::DEVICE,
-        "terminals of the container's own",
-    );
-    mounts.push(
-        "/dev/shm",
-        tmpfs(512 * MIB, 65_536, 0o1777),
-        Options::DATA,
-        "private shared memory",
-    );
+    mounts.push("/dev/pts", MountKind::Devpts, Options::DEVICE, "terminals of the container's own");
+    mounts.push("/dev/shm", tmpfs(512 * MIB, 65_536, 0o1777), Options::DATA, "private shared memory");
     if terminal {
-        mounts.push(
-            "/dev/console",
-            MountKind::Console,
-            Options::DEVICE,
-            "the agent's terminal",
-        );
+        mounts.push("/dev/console", MountKind::Console, Options::DEVICE, "the agent's terminal");
     }
-    mounts.push(
-        "/tmp",
-        tmpfs(4096 * MIB, 1_048_576, 0o1777),
-        Options::RW,
-        "private, gone after the run",
-    );
-    mounts.push(
-        "/run",
-        tmpfs(64 * MIB, 16_384, 0o755),
-        Options::DATA,
-        "private, gone after the run",
-    );
+    mounts.push("/tmp", tmpfs(4096 * MIB, 1_048_576, 0o1777), Options::RW, "private, gone after the run");
+    mounts.push("/run", tmpfs(64 * MIB, 16_384, 0o755), Options::DATA, "private, gone after the run");
     mounts.push(
         BELLJAR_DIR,
         MountKind::Generated { directory: true },
         Options::RO,
         "the init, and what the agent may do",
     );
-    mounts.push(
-        HOME,
-        tmpfs(4096 * MIB, 1_048_576, 0o700),
-        Options::RW,
-        "the private home, gone after the run",
-    );
+    mounts.push(HOME, tmpfs(4096 * MIB, 1_048_576, 0o700), Options::RW, "the private home, gone after the run");
 }
 
 /// The group's own directories (DESIGN 6.3); returns those that must exist.
@@ -308,24 +217,9 @@ fn add_group(mounts: &mut Mounts, group: &Group, dirs: &Dirs) -> Vec<PathBuf> {
         Access::ReadWrite,
         "the group's session, which no other group sees",
     );
-    mounts.add_own(
-        folder.clone(),
-        "/workspace/group",
-        Access::ReadWrite,
-        "the group's folder",
-    );
-    mounts.add_own(
-        global.clone(),
-        "/workspace/global",
-        Access::ReadOnly,
-        "what all groups share",
-    );
-    mounts.add_own(
-        ipc,
-        "/workspace/ipc",
-        Access::ReadWrite,
-        "the group's messages to and from the host",
-    );
+    mounts.add_own(folder.clone(), "/workspace/group", Access::ReadWrite, "the group's folder");
+    mounts.add_own(global.clone(), "/workspace/global", Access::ReadOnly, "what all groups share");
+    mounts.add_own(ipc, "/workspace/ipc", Access::ReadWrite, "the group's messages to and from the host");
     vec![session, folder, global, messages, tasks, input]
 }
 
@@ -349,9 +243,7 @@ fn add_persons(
         (None, Trust::Untrusted) => {}
         (project, Trust::Trusted) => {
             let here = std::env::current_dir().map_err(|error| {
-                Error::refused("read the current directory")
-                    .because(error)
-                    .hint("cd to a directory that exists")
+                Error::refused("read the current directory").because(error).hint("cd to a directory that exists")
             })?;
             let (path, access, reason) = match project {
                 Some(project) => (
@@ -361,30 +253,22 @@ fn add_persons(
                 ),
                 None => (here, Access::ReadOnly, "the project: the current directory"),
             };
-            mounts
-                .add_project(around, &path, access, reason)
-                .map_err(|error| match (project, &error.hint) {
-                    (None, _) => Error {
-                        hint: Some(format!(
-                            "{}; or choose the project: --project DIR",
-                            error
-                                .hint
-                                .unwrap_or_else(|| "cd to a project directory".to_owned())
-                        )),
-                        ..error
-                    },
-                    _ => error,
-                })?;
+            mounts.add_project(around, &path, access, reason).map_err(|error| match (project, &error.hint) {
+                (None, _) => Error {
+                    hint: Some(format!(
+                        "{}; or choose the project: --project DIR",
+                        error.hint.unwrap_or_else(|| "cd to a project directory".to_owned())
+                    )),
+                    ..error
+                },
+                _ => error,
+            })?;
         }
     }
     let configured = configured.iter().map(|mount| MountArgument {
         source: mount.host.clone(),
         target: mount.container.clone(),
-        access: if mount.readonly {
-            Access::ReadOnly
-        } else {
-            Access::ReadWrite
-        },
+        access: if mount.readonly { Access::ReadOnly } else { Access::ReadWrite },
     });
     for argument in configured.chain(request.mounts.iter().cloned()) {
         let index = mounts.list.len();
@@ -401,21 +285,12 @@ fn egress_of(mode: EgressMode) -> Egress {
         }
         EgressMode::None => "nothing can leave: the network is sealed",
     };
-    Egress {
-        mode,
-        means: means.to_owned(),
-    }
+    Egress { mode, means: means.to_owned() }
 }
 
 fn unenforced(limits: &Limits) -> Vec<String> {
-    let memory = limits
-        .memory_bytes
-        .as_ref()
-        .map(|limit| ("memory", limit.enforced, &limit.by));
-    let cpus = limits
-        .cpus
-        .as_ref()
-        .map(|limit| ("cpus", limit.enforced, &limit.by));
+    let memory = limits.memory_bytes.as_ref().map(|limit| ("memory", limit.enforced, &limit.by));
+    let cpus = limits.cpus.as_ref().map(|limit| ("cpus", limit.enforced, &limit.by));
     [memory, cpus]
         .into_iter()
         .flatten()

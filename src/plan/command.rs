@@ -12,26 +12,10 @@ use nix::unistd::{AccessFlags, access};
 use crate::error::{Error, Result};
 
 /// Directories of the host's own programs, in the order of the agent's PATH.
-pub const SYSTEM_PATH: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
+pub const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// What the generated root shows of the host.
-const VISIBLE: [&str; 9] = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/etc/alternatives",
-    "/workspace",
-];
+const VISIBLE: [&str; 9] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/workspace"];
 /// Interpreters of interpreters, at most.
 const DEPTH: usize = 4;
 /// Longest `#!` line (execve(2): 255 bytes).
@@ -65,10 +49,12 @@ impl Program {
                 Some(found) => {
                     let reason = program.add_file(&found, name, home, DEPTH)?;
                     if !is_visible(&found) {
-                        program.path = Some(program.links.first().map_or_else(
-                            || found.to_string_lossy().into_owned(),
-                            |(link, _)| link.clone(),
-                        ));
+                        program.path = Some(
+                            program
+                                .links
+                                .first()
+                                .map_or_else(|| found.to_string_lossy().into_owned(), |(link, _)| link.clone()),
+                        );
                     }
                     reason
                 }
@@ -82,10 +68,7 @@ impl Program {
     }
 
     fn toolchain_path(&self, name: &str) -> Option<String> {
-        self.directories
-            .iter()
-            .map(|directory| format!("{directory}/{name}"))
-            .find(|path| Path::new(path).exists())
+        self.directories.iter().map(|directory| format!("{directory}/{name}")).find(|path| Path::new(path).exists())
     }
 
     /// Adds what `file`, found under `name`, needs; says how it was found.
@@ -106,22 +89,17 @@ impl Program {
         if let Some(toolchain) = rustup_toolchain(&real, name, home) {
             let reason = format!("toolchain behind rustup's {shown}");
             self.add_package(&toolchain, &reason, home)?;
-            self.directories
-                .push(toolchain.join("bin").to_string_lossy().into_owned());
+            self.directories.push(toolchain.join("bin").to_string_lossy().into_owned());
             return Ok(reason);
         }
         let package = package_of(&real);
         let reason = format!("package of {shown}, which is found only outside /usr");
         self.add_package(&package, &reason, home)?;
         if file != real && !file.starts_with(&package) && !is_visible(file) {
-            self.links.push((
-                file.to_string_lossy().into_owned(),
-                real.to_string_lossy().into_owned(),
-            ));
+            self.links.push((file.to_string_lossy().into_owned(), real.to_string_lossy().into_owned()));
         }
         if let Some(directory) = file.parent().filter(|_| !is_visible(file)) {
-            self.directories
-                .push(directory.to_string_lossy().into_owned());
+            self.directories.push(directory.to_string_lossy().into_owned());
         }
         if depth > 0 {
             self.add_interpreter(&real, home, depth)?;
@@ -133,17 +111,9 @@ impl Program {
         let Some(interpreter) = interpreter_of(script) else {
             return Ok(());
         };
-        let found = if interpreter.starts_with('/') {
-            Some(PathBuf::from(&interpreter))
-        } else {
-            search(&interpreter)
-        };
+        let found = if interpreter.starts_with('/') { Some(PathBuf::from(&interpreter)) } else { search(&interpreter) };
         if let Some(found) = found {
-            let name = found
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = found.file_name().unwrap_or_default().to_string_lossy().into_owned();
             self.add_file(&found, &name, home, depth - 1)?;
         }
         Ok(())
@@ -155,11 +125,7 @@ impl Program {
                 .because("it is a home or a directory that many programs share, which is never mounted as a whole")
                 .hint("install the program below /usr/local or /opt, or in a directory of its own"));
         }
-        if !self
-            .packages
-            .iter()
-            .any(|(have, _)| package.starts_with(have))
-        {
+        if !self.packages.iter().any(|(have, _)| package.starts_with(have)) {
             self.packages.push((package.to_owned(), reason.to_owned()));
         }
         Ok(())
@@ -193,20 +159,16 @@ fn is_shared(path: &Path, home: &Path) -> bool {
     [home, &real_home]
         .iter()
         .any(|home| home.starts_with(path) || SHARED.iter().any(|shared| home.join(shared) == path))
-        || [
-            "/", "/home", "/root", "/opt", "/srv", "/var", "/etc", "/tmp", "/mnt", "/media",
-        ]
-        .iter()
-        .any(|shared| Path::new(shared) == path)
+        || ["/", "/home", "/root", "/opt", "/srv", "/var", "/etc", "/tmp", "/mnt", "/media"]
+            .iter()
+            .any(|shared| Path::new(shared) == path)
 }
 
 /// First executable file of that name: the host's own directories, then PATH.
 fn search(name: &str) -> Option<PathBuf> {
     let typed = env::var_os("PATH").unwrap_or_default();
-    let directories = SYSTEM_PATH
-        .iter()
-        .map(PathBuf::from)
-        .chain(env::split_paths(&typed).filter(|path| path.is_absolute()));
+    let directories =
+        SYSTEM_PATH.iter().map(PathBuf::from).chain(env::split_paths(&typed).filter(|path| path.is_absolute()));
     directories
         .map(|directory| directory.join(name))
         .find(|file| file.is_file() && access(file, AccessFlags::X_OK).is_ok())
@@ -215,16 +177,12 @@ fn search(name: &str) -> Option<PathBuf> {
 /// The interpreter that a `#!` line names; for `env NAME`, the name.
 fn interpreter_of(script: &Path) -> Option<String> {
     let mut line = Vec::new();
-    BufReader::new(File::open(script).ok()?.take(SHEBANG))
-        .read_until(b'\n', &mut line)
-        .ok()?;
+    BufReader::new(File::open(script).ok()?.take(SHEBANG)).read_until(b'\n', &mut line).ok()?;
     let line = String::from_utf8(line.strip_prefix(b"#!")?.to_vec()).ok()?;
     let mut words = line.split_whitespace();
     let interpreter = words.next()?;
     if interpreter.ends_with("/env") {
-        return words
-            .find(|word| !word.starts_with('-') && !word.contains('='))
-            .map(str::to_owned);
+        return words.find(|word| !word.starts_with('-') && !word.contains('=')).map(str::to_owned);
     }
     Some(interpreter.to_owned())
 }
@@ -240,11 +198,7 @@ fn package_of(real: &Path) -> PathBuf {
             for name in components.by_ref() {
                 package.push(name);
                 if !name.as_os_str().to_string_lossy().starts_with('@') {
-                    return if package == real {
-                        real.to_owned()
-                    } else {
-                        package
-                    };
+                    return if package == real { real.to_owned() } else { package };
                 }
             }
         }
@@ -252,17 +206,12 @@ fn package_of(real: &Path) -> PathBuf {
     for ancestor in real.ancestors().skip(1) {
         let is_venv = ancestor.join("pyvenv.cfg").is_file();
         let is_toolchain = ancestor.join("lib/rustlib").is_dir() && ancestor.join("bin").is_dir();
-        let is_python =
-            real.parent() == Some(&ancestor.join("bin")) && has_python_library(ancestor);
+        let is_python = real.parent() == Some(&ancestor.join("bin")) && has_python_library(ancestor);
         if is_venv || is_toolchain || is_python {
             return ancestor.to_owned();
         }
     }
-    match real
-        .strip_prefix("/opt")
-        .ok()
-        .map(|rest| rest.components().collect::<Vec<_>>())
-    {
+    match real.strip_prefix("/opt").ok().map(|rest| rest.components().collect::<Vec<_>>()) {
         Some(rest) if rest.len() > 1 => Path::new("/opt").join(rest[0]),
         _ => real.to_owned(),
     }
@@ -272,10 +221,9 @@ fn has_python_library(prefix: &Path) -> bool {
     let Ok(entries) = fs::read_dir(prefix.join("lib")) else {
         return false;
     };
-    entries.flatten().any(|entry| {
-        entry.file_name().to_string_lossy().starts_with("python3")
-            && entry.path().join("os.py").is_file()
-    })
+    entries
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().starts_with("python3") && entry.path().join("os.py").is_file())
 }
 
 /// The toolchain directory behind a rustup proxy such as ~/.cargo/bin/cargo.
@@ -286,21 +234,10 @@ fn rustup_toolchain(real: &Path, name: &str, home: &Path) -> Option<PathBuf> {
     }
     let rustup = env::var_os("RUSTUP_HOME").map_or_else(|| home.join(".rustup"), PathBuf::from);
     let default = || {
-        let settings: toml::Table =
-            toml::from_str(&fs::read_to_string(rustup.join("settings.toml")).ok()?).ok()?;
-        settings
-            .get("default_toolchain")?
-            .as_str()
-            .map(str::to_owned)
+        let settings: toml::Table = toml::from_str(&fs::read_to_string(rustup.join("settings.toml")).ok()?).ok()?;
+        settings.get("default_toolchain")?.as_str().map(str::to_owned)
     };
-    let toolchain = env::var("RUSTUP_TOOLCHAIN")
-        .ok()
-        .filter(|name| !name.is_empty())
-        .or_else(default)?;
+    let toolchain = env::var("RUSTUP_TOOLCHAIN").ok().filter(|name| !name.is_empty()).or_else(default)?;
     let directory = fs::canonicalize(rustup.join("toolchains").join(toolchain)).ok()?;
-    directory
-        .join("bin")
-        .join(name)
-        .is_file()
-        .then_some(directory)
+    directory.join("bin").join(name).is_file().then_some(directory)
 }

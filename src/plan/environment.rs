@@ -8,11 +8,7 @@ use super::{HOME, Variable};
 use crate::error::{Error, Result};
 
 /// Builds the environment; `asked` is `KEY=VALUE` or `KEY`, and wins.
-pub fn resolve(
-    asked: &[String],
-    program_directories: &[String],
-    terminal: bool,
-) -> Result<Vec<Variable>> {
+pub fn resolve(asked: &[String], program_directories: &[String], terminal: bool) -> Result<Vec<Variable>> {
     let mut path: Vec<&str> = program_directories.iter().map(String::as_str).collect();
     path.extend(SYSTEM_PATH);
     path.dedup();
@@ -20,41 +16,21 @@ pub fn resolve(
         variable("HOME", HOME, "the private home"),
         variable("LANG", "C.UTF-8", "UTF-8 without any locale files"),
         variable("LOGNAME", "node", "the agent's user"),
-        variable(
-            "PATH",
-            &path.join(":"),
-            "the host's own programs and the program's package",
-        ),
+        variable("PATH", &path.join(":"), "the host's own programs and the program's package"),
         variable("SHELL", "/bin/sh", "every root has one"),
         variable("TMPDIR", "/tmp", "the private tmpfs"),
         variable("USER", "node", "the agent's user"),
         // The index records the caller's uid, the agent sees 1000: without this
         // git reads every file again on each `status` of a read-only project.
         variable("GIT_CONFIG_COUNT", "1", "one git setting follows"),
-        variable(
-            "GIT_CONFIG_KEY_0",
-            "core.checkStat",
-            "git must not compare owners",
-        ),
-        variable(
-            "GIT_CONFIG_VALUE_0",
-            "minimal",
-            "git must not compare owners",
-        ),
+        variable("GIT_CONFIG_KEY_0", "core.checkStat", "git must not compare owners"),
+        variable("GIT_CONFIG_VALUE_0", "minimal", "git must not compare owners"),
     ];
     if terminal {
         let term = env::var("TERM").ok().filter(|term| {
-            !term.is_empty()
-                && term.len() < 64
-                && term
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_+.".contains(c))
+            !term.is_empty() && term.len() < 64 && term.chars().all(|c| c.is_ascii_alphanumeric() || "-_+.".contains(c))
         });
-        variables.push(variable(
-            "TERM",
-            term.as_deref().unwrap_or("xterm-256color"),
-            "the caller's kind of terminal",
-        ));
+        variables.push(variable("TERM", term.as_deref().unwrap_or("xterm-256color"), "the caller's kind of terminal"));
     }
     for text in asked {
         let added = one(text)?;
@@ -67,11 +43,7 @@ pub fn resolve(
 }
 
 fn variable(name: &str, value: &str, reason: &str) -> Variable {
-    Variable {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        reason: reason.to_owned(),
-    }
+    Variable { name: name.to_owned(), value: value.to_owned(), reason: reason.to_owned() }
 }
 
 fn one(text: &str) -> Result<Variable> {
@@ -79,20 +51,16 @@ fn one(text: &str) -> Result<Variable> {
     let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !good {
-        return Err(
-            Error::refused(format!("--env {text}: `{name}` is not a variable's name"))
-                .hint("KEY=VALUE, or KEY for the caller's value"),
-        );
+        return Err(Error::refused(format!("--env {text}: `{name}` is not a variable's name"))
+            .hint("KEY=VALUE, or KEY for the caller's value"));
     }
     match text.split_once('=') {
         Some((name, value)) => Ok(variable(name, value, "asked for by --env")),
         None => match env::var(name) {
             Ok(value) => Ok(variable(name, &value, "the caller's, asked for by --env")),
-            Err(reason) => Err(Error::refused(format!(
-                "--env {name}: the caller's environment does not have it"
-            ))
-            .because(reason)
-            .hint(format!("--env {name}=VALUE"))),
+            Err(reason) => Err(Error::refused(format!("--env {name}: the caller's environment does not have it"))
+                .because(reason)
+                .hint(format!("--env {name}=VALUE"))),
         },
     }
 }

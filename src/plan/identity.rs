@@ -20,20 +20,12 @@ pub const GROUP_ID_STEP: u32 = 2;
 /// is the runtime.
 pub fn resolve(caller: &Caller, group: &Group) -> Result<Identity> {
     if caller.uid == 0 && !caller.is_root {
-        return Err(Error::refused(
-            "the caller is uid 0 without the capabilities SYS_ADMIN, SETUID and SETGID",
-        )
-        .because("the agent would be uid 0 on the host, and no other id can be mapped")
-        .hint("call belljar as an ordinary user, or as root with its capabilities"));
+        return Err(Error::refused("the caller is uid 0 without the capabilities SYS_ADMIN, SETUID and SETGID")
+            .because("the agent would be uid 0 on the host, and no other id can be mapped")
+            .hint("call belljar as an ordinary user, or as root with its capabilities"));
     }
     if !caller.is_root {
-        let one = |outside| {
-            vec![IdMap {
-                inside: 0,
-                outside,
-                count: 1,
-            }]
-        };
+        let one = |outside| vec![IdMap { inside: 0, outside, count: 1 }];
         return Ok(Identity {
             inside: AGENT_ID,
             host_uid: caller.uid,
@@ -50,18 +42,8 @@ pub fn resolve(caller: &Caller, group: &Group) -> Result<Identity> {
     for id in [runtime, agent] {
         check_unused(id)?;
     }
-    let maps = vec![
-        IdMap {
-            inside: 0,
-            outside: runtime,
-            count: 1,
-        },
-        IdMap {
-            inside: AGENT_ID,
-            outside: agent,
-            count: 1,
-        },
-    ];
+    let maps =
+        vec![IdMap { inside: 0, outside: runtime, count: 1 }, IdMap { inside: AGENT_ID, outside: agent, count: 1 }];
     Ok(Identity {
         inside: AGENT_ID,
         host_uid: agent,
@@ -89,11 +71,9 @@ fn check_unused(id: u32) -> Result<()> {
     for file in ["/etc/subuid", "/etc/subgid"] {
         for line in fs::read_to_string(file).unwrap_or_default().lines() {
             let mut fields = line.split(':');
-            let (Some(owner), Some(Ok(start)), Some(Ok(count))) = (
-                fields.next(),
-                fields.next().map(str::parse::<u64>),
-                fields.next().map(str::parse::<u64>),
-            ) else {
+            let (Some(owner), Some(Ok(start)), Some(Ok(count))) =
+                (fields.next(), fields.next().map(str::parse::<u64>), fields.next().map(str::parse::<u64>))
+            else {
                 continue;
             };
             if (start..start.saturating_add(count)).contains(&u64::from(id)) {

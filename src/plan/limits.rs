@@ -16,10 +16,7 @@ const DEFAULT_PIDS: u64 = 4096;
 
 /// A duration such as `10m` or `1h 30m`; seconds when there is no unit.
 pub fn parse_duration(text: &str) -> Result<Duration> {
-    let plain = text
-        .parse::<f64>()
-        .ok()
-        .filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+    let plain = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
     let duration = match plain {
         Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         None => humantime::parse_duration(text).map_err(|error| error.to_string()),
@@ -27,10 +24,9 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     match duration {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err(Error::usage(format!("`{text}` is no time"))),
-        Err(reason) => Err(
-            Error::usage(format!("`{text}` is not a duration: {reason}"))
-                .hint("for example 30s, 10m, 2h"),
-        ),
+        Err(reason) => {
+            Err(Error::usage(format!("`{text}` is not a duration: {reason}")).hint("for example 30s, 10m, 2h"))
+        }
     }
 }
 
@@ -46,9 +42,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
         "t" | "tb" | "tib" => Some(1 << 40),
         _ => None,
     };
-    let bytes = factor
-        .zip(number.parse::<u64>().ok())
-        .and_then(|(factor, number)| number.checked_mul(factor));
+    let bytes = factor.zip(number.parse::<u64>().ok()).and_then(|(factor, number)| number.checked_mul(factor));
     match bytes {
         Some(bytes) if bytes > 0 => Ok(bytes),
         _ => Err(Error::usage(format!("`{text}` is not a size")).hint("for example 512k, 64m, 2g")),
@@ -58,9 +52,8 @@ pub fn parse_size(text: &str) -> Result<u64> {
 /// A number of CPUs such as `1.5`.
 pub fn parse_cpus(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
-        Ok(cpus) if cpus.is_finite() && cpus >= 0.01 && cpus <= 10_000.0 => Ok(cpus),
-        _ => Err(Error::usage(format!("`{text}` is not a number of CPUs"))
-            .hint("for example 0.5, 1, 1.5")),
+        Ok(cpus) if (0.01..=10_000.0).contains(&cpus) => Ok(cpus),
+        _ => Err(Error::usage(format!("`{text}` is not a number of CPUs")).hint("for example 0.5, 1, 1.5")),
     }
 }
 
@@ -69,22 +62,14 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
     let group = config.for_group(&request.group);
     let limits = &config.limits;
     let enforce = group.enforce.or(limits.enforce).unwrap_or_default();
-    let own = |value| Limit {
-        value,
-        enforced: true,
-        by: "belljar's own clock and counter".to_owned(),
-    };
+    let own = |value| Limit { value, enforced: true, by: "belljar's own clock and counter".to_owned() };
     let timeout = request.timeout.or(group.timeout).or(limits.timeout);
-    let output = request
-        .output_limit
-        .or(group.output_limit)
-        .or(limits.output_limit);
+    let output = request.output_limit.or(group.output_limit).or(limits.output_limit);
     let memory = request.memory.or(group.memory).or(limits.memory);
     let cpus = request.cpus.or(group.cpus).or(limits.cpus);
     let asked_pids = request.pids.or(group.pids).or(limits.pids);
     if asked_pids == Some(0) {
-        return Err(Error::refused("--pids 0: no process could start")
-            .hint("--pids 64 or more suits most agents"));
+        return Err(Error::refused("--pids 0: no process could start").hint("--pids 64 or more suits most agents"));
     }
     let mut needed = Vec::new();
     if memory.is_some() {
@@ -93,11 +78,7 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
     if cpus.is_some() {
         needed.push("cpu");
     }
-    let cgroup = if needed.is_empty() {
-        None
-    } else {
-        Some(delegated_cgroup(Path::new("/sys/fs/cgroup"), &needed))
-    };
+    let cgroup = if needed.is_empty() { None } else { Some(delegated_cgroup(Path::new("/sys/fs/cgroup"), &needed)) };
     let by = match &cgroup {
         Some(Err(reason)) if enforce == Enforce::Strict => {
             return Err(Error::refused(format!("--{} cannot be enforced here", needed.join(" and --")))
@@ -108,11 +89,7 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
         Some(Ok(parent)) => (true, format!("a cgroup below {}", parent.display())),
         None => (false, String::new()),
     };
-    let held = |value| Limit {
-        value,
-        enforced: by.0,
-        by: by.1.clone(),
-    };
+    let held = |value| Limit { value, enforced: by.0, by: by.1.clone() };
     Ok(Limits {
         timeout_seconds: timeout.map(|timeout| Limit {
             value: timeout.as_secs_f64(),
@@ -126,11 +103,7 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
             by: "RLIMIT_NPROC, which the kernel counts for each user namespace".to_owned(),
         }),
         memory_bytes: memory.map(held),
-        cpus: cpus.map(|value| Limit {
-            value,
-            enforced: by.0,
-            by: by.1.clone(),
-        }),
+        cpus: cpus.map(|value| Limit { value, enforced: by.0, by: by.1.clone() }),
         cgroup_parent: cgroup.and_then(std::result::Result::ok),
     })
 }
@@ -140,12 +113,8 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
 /// That is the parent of the caller's own cgroup, when both it and the caller's
 /// are the caller's to change, because a cgroup with processes in it cannot
 /// have controllers for its children (cgroup-v2: "no internal processes").
-pub fn delegated_cgroup(
-    mount: &Path,
-    controllers: &[&str],
-) -> std::result::Result<PathBuf, String> {
-    let own = fs::read_to_string("/proc/self/cgroup")
-        .map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+pub fn delegated_cgroup(mount: &Path, controllers: &[&str]) -> std::result::Result<PathBuf, String> {
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
     if !mount.join("cgroup.controllers").exists() {
         return Err(format!("{} is not a cgroup v2 hierarchy", mount.display()));
     }
@@ -154,27 +123,14 @@ pub fn delegated_cgroup(
         .find_map(|line| line.strip_prefix("0::/"))
         .ok_or_else(|| "this process is in no cgroup v2".to_owned())?;
     let own = mount.join(own);
-    let parent = if own == mount {
-        own.clone()
-    } else {
-        own.parent().unwrap_or(mount).to_owned()
-    };
+    let parent = if own == mount { own.clone() } else { own.parent().unwrap_or(mount).to_owned() };
     let enabled = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
-    let missing: Vec<_> = controllers
-        .iter()
-        .filter(|wanted| !enabled.split_whitespace().any(|have| have == **wanted))
-        .collect();
+    let missing: Vec<_> =
+        controllers.iter().filter(|wanted| !enabled.split_whitespace().any(|have| have == **wanted)).collect();
     if !missing.is_empty() {
-        return Err(format!(
-            "the controllers {missing:?} are not enabled in {}",
-            parent.display()
-        ));
+        return Err(format!("the controllers {missing:?} are not enabled in {}", parent.display()));
     }
-    for file in [
-        parent.clone(),
-        parent.join("cgroup.procs"),
-        own.join("cgroup.procs"),
-    ] {
+    for file in [parent.clone(), parent.join("cgroup.procs"), own.join("cgroup.procs")] {
         if access(&file, AccessFlags::W_OK).is_err() {
             return Err(format!("{} is not delegated to this user", file.display()));
         }
@@ -199,8 +155,6 @@ mod tests {
         for bad in ["", "0", "-1s", "soon", "inf", "nan"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
-        assert!(
-            parse_cpus("1.5").is_ok() && parse_cpus("0").is_err() && parse_cpus("nan").is_err()
-        );
+        assert!(parse_cpus("1.5").is_ok() && parse_cpus("0").is_err() && parse_cpus("nan").is_err());
     }
 }

@@ -380,9 +380,7 @@ impl Plan {
     /// The plan's canonical text, which the digest covers: JSON with sorted keys
     /// and without blanks (`jq -cS .plan RECEIPT | tr -d '\n' | sha256sum`).
     pub fn canonical(&self) -> String {
-        serde_json::to_value(self)
-            .map(|value| value.to_string())
-            .unwrap_or_default()
+        serde_json::to_value(self).map(|value| value.to_string()).unwrap_or_default()
     }
 
     /// Whether files below the mount keep the owners that the system gave them,
@@ -401,10 +399,8 @@ impl Plan {
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }

@@ -56,14 +56,7 @@ impl Mounts {
         self.add(target, kind, options, reason, None);
     }
 
-    fn add(
-        &mut self,
-        target: &str,
-        kind: MountKind,
-        options: Options,
-        reason: &str,
-        source: Option<Source>,
-    ) -> usize {
+    fn add(&mut self, target: &str, kind: MountKind, options: Options, reason: &str, source: Option<Source>) -> usize {
         self.list.push(Mount {
             target: target.to_owned(),
             kind,
@@ -78,13 +71,7 @@ impl Mounts {
 
     /// A directory or file of the root filesystem, read-only; mounts of the host
     /// below it come along, each as a line of the plan.
-    pub fn add_system(
-        &mut self,
-        around: &Surroundings<'_>,
-        path: &Path,
-        target: &str,
-        reason: &str,
-    ) -> Result<()> {
+    pub fn add_system(&mut self, around: &Surroundings<'_>, path: &Path, target: &str, reason: &str) -> Result<()> {
         let source = Source::open(path)?;
         around.own.check(&source)?;
         let submounts = below(&around.host_mounts, &source.path);
@@ -106,62 +93,31 @@ impl Mounts {
         let source = Source::open(path)?;
         around.own.check(&source)?;
         if let Some(submount) = below(&around.host_mounts, &source.path).first() {
-            return Err(
-                Error::refused(format!("mount {}", path.display())).because(format!(
-                    "another file system is mounted below it, at {submount}"
-                )),
-            );
+            return Err(Error::refused(format!("mount {}", path.display()))
+                .because(format!("another file system is mounted below it, at {submount}")));
         }
-        let kind = MountKind::Merged {
-            source: source.path.clone(),
-            id: source.id,
-            shadows: Vec::new(),
-        };
-        self.add(
-            "/etc",
-            kind,
-            Options::RO,
-            "the root directory's, under belljar's own files",
-            Some(source),
-        );
+        let kind = MountKind::Merged { source: source.path.clone(), id: source.id, shadows: Vec::new() };
+        self.add("/etc", kind, Options::RO, "the root directory's, under belljar's own files", Some(source));
         Ok(())
     }
 
     /// One of belljar's own directories of the group, made before the run.
     pub fn add_own(&mut self, path: PathBuf, target: &str, access: Access, reason: &str) {
-        let kind = MountKind::Bind {
-            source: path,
-            id: None,
-            directory: true,
-            submounts: Vec::new(),
-        };
-        let options = if access == Access::ReadOnly {
-            Options::RO
-        } else {
-            Options::RW
-        };
+        let kind = MountKind::Bind { source: path, id: None, directory: true, submounts: Vec::new() };
+        let options = if access == Access::ReadOnly { Options::RO } else { Options::RW };
         self.push(target, kind, options, reason);
     }
 
     /// The package of the program, read-only at the same path; refused when it
     /// holds a blocked name.
-    pub fn add_package(
-        &mut self,
-        around: &Surroundings<'_>,
-        path: &Path,
-        reason: &str,
-    ) -> Result<()> {
+    pub fn add_package(&mut self, around: &Surroundings<'_>, path: &Path, reason: &str) -> Result<()> {
         let source = self.open(around, path)?;
         let target = source.path.to_string_lossy().into_owned();
         if source.directory {
             let found = walk::search(&source.file, &around.blocked);
             if let Some(shadow) = found.shadows.first() {
                 return Err(Error::refused(format!("mount {target}: {reason}"))
-                    .because(format!(
-                        "it holds {}, which is blocked by {}",
-                        shadow.path.display(),
-                        shadow.rule
-                    ))
+                    .because(format!("it holds {}, which is blocked by {}", shadow.path.display(), shadow.rule))
                     .hint("install the program below /usr/local, where all users may read it"));
             }
         }
@@ -176,28 +132,13 @@ impl Mounts {
     }
 
     /// The project directory.
-    pub fn add_project(
-        &mut self,
-        around: &Surroundings<'_>,
-        path: &Path,
-        access: Access,
-        reason: &str,
-    ) -> Result<()> {
+    pub fn add_project(&mut self, around: &Surroundings<'_>, path: &Path, access: Access, reason: &str) -> Result<()> {
         let source = self.open(around, path)?;
         if !source.directory {
-            return Err(Error::refused(format!(
-                "--project {}: it is not a directory",
-                path.display()
-            )));
+            return Err(Error::refused(format!("--project {}: it is not a directory", path.display())));
         }
         match access {
-            Access::ReadOnly => self.add_merged(
-                around,
-                source,
-                "/workspace/project",
-                reason,
-                &[Path::new(".env")],
-            ),
+            Access::ReadOnly => self.add_merged(around, source, "/workspace/project", reason, &[Path::new(".env")]),
             Access::ReadWrite => self.add_writable(around, source, "/workspace/project", reason),
         }
     }
@@ -207,14 +148,10 @@ impl Mounts {
         let path = absolute(&argument.source, &around.caller.home, None)?;
         let target = extra_target(argument, &path)?;
         let source = self.open(around, &path)?;
-        let verdict = around
-            .allowlist
-            .judge(&source.path, argument.access, around.trust)?;
+        let verdict = around.allowlist.judge(&source.path, argument.access, around.trust)?;
         match verdict.access {
             Access::ReadWrite => self.add_writable(around, source, &target, &verdict.reason),
-            Access::ReadOnly if source.directory => {
-                self.add_merged(around, source, &target, &verdict.reason, &[])
-            }
+            Access::ReadOnly if source.directory => self.add_merged(around, source, &target, &verdict.reason, &[]),
             Access::ReadOnly => {
                 self.check_single_file(around, &source)?;
                 let kind = MountKind::Bind {
@@ -255,10 +192,7 @@ impl Mounts {
                     .because(format!("another file system is mounted below it, at {}, and without root it can be neither left out nor shadowed", source.path.join(first).display()))
                     .hint(format!("umount '{}', or mount directories beside it", source.path.join(first).display())));
             }
-            self.notes.push(format!(
-                "left out of {shown}: what is mounted below it at {}",
-                submounts.join(", ")
-            ));
+            self.notes.push(format!("left out of {shown}: what is mounted below it at {}", submounts.join(", ")));
         }
         Ok(source)
     }
@@ -268,16 +202,13 @@ impl Mounts {
         let (Some(parent), Some(name)) = (source.path.parent(), source.path.file_name()) else {
             return Ok(());
         };
-        let directory =
-            open_without_links(parent).refuse(|| format!("open {}", parent.display()))?;
+        let directory = open_without_links(parent).refuse(|| format!("open {}", parent.display()))?;
         let name = name.as_bytes();
-        match around
-            .blocked
-            .by_name(name)
-            .or_else(|| around.blocked.by_content(directory.as_fd(), name))
-        {
-            Some(rule) => Err(Error::refused(format!("mount {}", source.path.display()))
-                .because(format!("it is blocked by {rule}"))),
+        match around.blocked.by_name(name).or_else(|| around.blocked.by_content(directory.as_fd(), name)) {
+            Some(rule) => {
+                Err(Error::refused(format!("mount {}", source.path.display()))
+                    .because(format!("it is blocked by {rule}")))
+            }
             None => Ok(()),
         }
     }
@@ -311,12 +242,7 @@ impl Mounts {
             ))
             .hint("mount a smaller directory"));
         }
-        self.linked.extend(
-            found
-                .linked
-                .into_iter()
-                .map(|(id, path)| (id, source.path.join(path))),
-        );
+        self.linked.extend(found.linked.into_iter().map(|(id, path)| (id, source.path.join(path))));
         for shadow in &shadows {
             match shadow.kind {
                 ShadowKind::File | ShadowKind::Absent => self.shadowed.files += 1,
@@ -324,23 +250,13 @@ impl Mounts {
                 ShadowKind::Special => self.shadowed.special += 1,
             }
         }
-        let covers: Vec<(String, MountKind, String)> = shadows
-            .iter()
-            .filter_map(|shadow| cover(target, shadow))
-            .collect();
-        let kind = MountKind::Merged {
-            source: source.path.clone(),
-            id: source.id,
-            shadows,
-        };
+        let covers: Vec<(String, MountKind, String)> =
+            shadows.iter().filter_map(|shadow| cover(target, shadow)).collect();
+        let kind = MountKind::Merged { source: source.path.clone(), id: source.id, shadows };
         let index = self.add(target, kind, Options::RO, reason, Some(source));
         self.directories.push((index, found.directories));
         for (target, kind, reason) in covers {
-            let options = if matches!(kind, MountKind::DevNull) {
-                Options::NULL
-            } else {
-                Options::RO
-            };
+            let options = if matches!(kind, MountKind::DevNull) { Options::NULL } else { Options::RO };
             self.push(&target, kind, options, &reason);
         }
         Ok(())
@@ -348,27 +264,19 @@ impl Mounts {
 
     /// A read-write directory or file: refused when anything in it would have to
     /// be hidden, because the agent could undo a shadow's surroundings there.
-    fn add_writable(
-        &mut self,
-        around: &Surroundings<'_>,
-        source: Source,
-        target: &str,
-        reason: &str,
-    ) -> Result<()> {
+    fn add_writable(&mut self, around: &Surroundings<'_>, source: Source, target: &str, reason: &str) -> Result<()> {
         let mut git = Vec::new();
         if source.directory {
             let found = walk::search(&source.file, &around.blocked);
             if let Some(shadow) = found.shadows.first() {
-                return Err(
-                    Error::refused(format!("mount {} read-write", source.path.display()))
-                        .because(format!(
-                            "it holds {}, which is blocked by {} ({} such names)",
-                            shadow.path.display(),
-                            shadow.rule,
-                            found.shadows.len()
-                        ))
-                        .hint("mount it read-only (:ro), where blocked names are shadowed"),
-                );
+                return Err(Error::refused(format!("mount {} read-write", source.path.display()))
+                    .because(format!(
+                        "it holds {}, which is blocked by {} ({} such names)",
+                        shadow.path.display(),
+                        shadow.rule,
+                        found.shadows.len()
+                    ))
+                    .hint("mount it read-only (:ro), where blocked names are shadowed"));
             }
             git.extend(found.git_directories);
         }
@@ -407,36 +315,22 @@ impl Mounts {
                 if name == "config.worktree" && !root.join(&path).exists() {
                     continue;
                 }
-                self.add_within(
-                    root,
-                    target,
-                    &path,
-                    Options::RO,
-                    "git runs what it says as the person",
-                )
-                .map_err(|error| {
-                    error.hint(format!(
-                        "mkdir -p '{}', or mount it read-only",
-                        root.join(directory).join("hooks").display()
-                    ))
-                })?;
+                self.add_within(root, target, &path, Options::RO, "git runs what it says as the person").map_err(
+                    |error| {
+                        error.hint(format!(
+                            "mkdir -p '{}', or mount it read-only",
+                            root.join(directory).join("hooks").display()
+                        ))
+                    },
+                )?;
             }
         }
         Ok(())
     }
 
-    fn add_within(
-        &mut self,
-        root: &Path,
-        target: &str,
-        path: &Path,
-        options: Options,
-        reason: &str,
-    ) -> Result<()> {
+    fn add_within(&mut self, root: &Path, target: &str, path: &Path, options: Options, reason: &str) -> Result<()> {
         let source = Source::open(&root.join(path))?;
-        let shown = path
-            .to_str()
-            .ok_or_else(|| Error::refused(format!("mount {}: not UTF-8", path.display())))?;
+        let shown = path.to_str().ok_or_else(|| Error::refused(format!("mount {}: not UTF-8", path.display())))?;
         let kind = MountKind::Bind {
             source: source.path.clone(),
             id: Some(source.id),
@@ -456,45 +350,33 @@ impl Mounts {
         let wanted: HashSet<FileId> = self.linked.iter().map(|(id, _)| *id).collect();
         let mut seen = Vec::new();
         for (mount, source) in self.list.iter().zip(&self.sources) {
-            if let (
-                MountKind::Bind {
-                    directory: true, ..
-                }
-                | MountKind::Merged { .. },
-                Some(source),
-            ) = (&mount.kind, source)
+            if let (MountKind::Bind { directory: true, .. } | MountKind::Merged { .. }, Some(source)) =
+                (&mount.kind, source)
             {
                 seen.extend(
-                    walk::names_of(&source.file, &wanted)
-                        .into_iter()
-                        .map(|(id, path)| (id, source.path.join(path))),
+                    walk::names_of(&source.file, &wanted).into_iter().map(|(id, path)| (id, source.path.join(path))),
                 );
-            } else if let Some(source) =
-                source.as_ref().filter(|source| wanted.contains(&source.id))
-            {
+            } else if let Some(source) = source.as_ref().filter(|source| wanted.contains(&source.id)) {
                 seen.push((source.id, source.path.clone()));
             }
         }
         for directory in own {
             if let Ok(file) = open_without_links(directory) {
-                seen.extend(
-                    walk::names_of(&file, &wanted)
-                        .into_iter()
-                        .map(|(id, path)| (id, directory.join(path))),
-                );
+                seen.extend(walk::names_of(&file, &wanted).into_iter().map(|(id, path)| (id, directory.join(path))));
             }
         }
         let hidden: HashSet<&PathBuf> = self.linked.iter().map(|(_, path)| path).collect();
         for (id, path) in &seen {
             if !hidden.contains(path) && !self.is_below_hidden(path) {
-                let secret = self
-                    .linked
-                    .iter()
-                    .find(|(linked, _)| linked == id)
-                    .map_or(Path::new("?"), |(_, path)| path);
-                return Err(Error::refused(format!("{} is blocked, but the same file is also {}", secret.display(), path.display()))
-                    .because("a hard link is the same file under another name, and that name lies in a mount")
-                    .hint(format!("rm '{}', or copy it instead of linking it", path.display())));
+                let secret =
+                    self.linked.iter().find(|(linked, _)| linked == id).map_or(Path::new("?"), |(_, path)| path);
+                return Err(Error::refused(format!(
+                    "{} is blocked, but the same file is also {}",
+                    secret.display(),
+                    path.display()
+                ))
+                .because("a hard link is the same file under another name, and that name lies in a mount")
+                .hint(format!("rm '{}', or copy it instead of linking it", path.display())));
             }
         }
         Ok(())
@@ -502,11 +384,9 @@ impl Mounts {
 
     fn is_below_hidden(&self, path: &Path) -> bool {
         self.list.iter().any(|mount| match &mount.kind {
-            MountKind::Merged {
-                source, shadows, ..
-            } => shadows
-                .iter()
-                .any(|shadow| path.starts_with(source.join(&shadow.path))),
+            MountKind::Merged { source, shadows, .. } => {
+                shadows.iter().any(|shadow| path.starts_with(source.join(&shadow.path)))
+            }
             _ => false,
         })
     }
@@ -514,17 +394,12 @@ impl Mounts {
     /// Refuses two mounts of a person's at the same place, or one in the other.
     pub fn check_targets(&self, persons: &[String]) -> Result<()> {
         for (index, target) in persons.iter().enumerate() {
-            let others = persons
-                .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != index)
-                .map(|(_, target)| target.as_str());
+            let others =
+                persons.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, target)| target.as_str());
             for other in others.chain(["/run/belljar", "/proc", "/sys", "/dev"]) {
                 if Path::new(target).starts_with(other) {
                     return Err(Error::refused(format!("two mounts meet at {target}"))
-                        .because(format!(
-                            "{other} is mounted there too, and one would cover the other"
-                        ))
+                        .because(format!("{other} is mounted there too, and one would cover the other"))
                         .hint("give one of them another name: --mount SRC:NAME"));
                 }
             }
@@ -546,35 +421,15 @@ pub struct Options {
 
 impl Options {
     /// Read-only files and programs.
-    pub const RO: Self = Self {
-        readonly: true,
-        nodev: true,
-        noexec: false,
-    };
+    pub const RO: Self = Self { readonly: true, nodev: true, noexec: false };
     /// Read-write files and programs.
-    pub const RW: Self = Self {
-        readonly: false,
-        nodev: true,
-        noexec: false,
-    };
+    pub const RW: Self = Self { readonly: false, nodev: true, noexec: false };
     /// Read-write data.
-    pub const DATA: Self = Self {
-        readonly: false,
-        nodev: true,
-        noexec: true,
-    };
+    pub const DATA: Self = Self { readonly: false, nodev: true, noexec: true };
     /// `/dev/null`, which `nodev` would make unusable.
-    pub const NULL: Self = Self {
-        readonly: true,
-        nodev: false,
-        noexec: true,
-    };
+    pub const NULL: Self = Self { readonly: true, nodev: false, noexec: true };
     /// A device of the host, as the runtime binds it.
-    pub const DEVICE: Self = Self {
-        readonly: false,
-        nodev: false,
-        noexec: true,
-    };
+    pub const DEVICE: Self = Self { readonly: false, nodev: false, noexec: true };
 }
 
 /// `below` joined to `target`.
@@ -587,38 +442,21 @@ pub fn join(target: &str, below: &str) -> String {
 fn cover(target: &str, shadow: &Shadow) -> Option<(String, MountKind, String)> {
     let path = join(target, shadow.path.to_str()?);
     let reason = format!("hidden: {}", shadow.rule);
-    Some((
-        path,
-        if shadow.kind == ShadowKind::Directory {
-            MountKind::Empty
-        } else {
-            MountKind::DevNull
-        },
-        reason,
-    ))
+    Some((path, if shadow.kind == ShadowKind::Directory { MountKind::Empty } else { MountKind::DevNull }, reason))
 }
 
 /// The path inside of an extra mount: relative, without `..` and `:`.
 fn extra_target(argument: &MountArgument, source: &Path) -> Result<String> {
     let below = match &argument.target {
         Some(target) => target.clone(),
-        None => source
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default(),
+        None => source.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
     };
     check_characters(&below)?;
-    let good = !below.starts_with('/')
-        && below
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != "..");
+    let good = !below.starts_with('/') && below.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     if !good {
-        return Err(Error::refused(format!(
-            "--mount {}: the path inside, `{below}`, is not allowed",
-            argument.source
-        ))
-        .because("it is taken below /workspace/extra, and must be relative, without `..`")
-        .hint("for example --mount /srv/notes:notes"));
+        return Err(Error::refused(format!("--mount {}: the path inside, `{below}`, is not allowed", argument.source))
+            .because("it is taken below /workspace/extra, and must be relative, without `..`")
+            .hint("for example --mount /srv/notes:notes"));
     }
     Ok(join("/workspace/extra", &below))
 }

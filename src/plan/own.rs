@@ -18,15 +18,11 @@ impl OwnPlaces {
     pub fn new(dirs: &Dirs) -> Self {
         let places = dirs.all().into_iter().map(|place| {
             let real = real_path(place);
-            let identities = real
-                .ancestors()
-                .filter_map(|ancestor| identify(open_without_links(ancestor).ok()?).ok())
-                .collect();
+            let identities =
+                real.ancestors().filter_map(|ancestor| identify(open_without_links(ancestor).ok()?).ok()).collect();
             (real, identities)
         });
-        Self {
-            places: places.collect(),
-        }
+        Self { places: places.collect() }
     }
 
     /// Refuses a source that contains one of them or lies in one, also when it
@@ -42,10 +38,7 @@ impl OwnPlaces {
                 continue;
             };
             return Err(Error::refused(format!("mount {}", source.path.display()))
-                .because(format!(
-                    "it {refusal} belljar's own directory {}, which no agent may see",
-                    place.display()
-                ))
+                .because(format!("it {refusal} belljar's own directory {}, which no agent may see", place.display()))
                 .hint("mount a directory below it, or one elsewhere"));
         }
         Ok(())
@@ -57,11 +50,7 @@ pub fn real_path(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(real) = ancestor.canonicalize() {
             let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            return if rest.as_os_str().is_empty() {
-                real
-            } else {
-                real.join(rest)
-            };
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
         }
     }
     path.to_owned()

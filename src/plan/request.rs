@@ -68,20 +68,15 @@ impl FromStr for ProjectArgument {
             Some((directory, "ro")) => (directory, Access::ReadOnly),
             Some((directory, "rw")) => (directory, Access::ReadWrite),
             Some(_) => {
-                return Err(Error::usage(format!(
-                    "--project {text}: after the colon comes ro or rw"
-                ))
-                .hint("a directory with a colon in its name cannot be mounted"));
+                return Err(Error::usage(format!("--project {text}: after the colon comes ro or rw"))
+                    .hint("a directory with a colon in its name cannot be mounted"));
             }
             None => (text, Access::ReadOnly),
         };
         if directory.is_empty() {
             return Err(Error::usage("--project: the directory is empty"));
         }
-        Ok(Self {
-            directory: directory.to_owned(),
-            access,
-        })
+        Ok(Self { directory: directory.to_owned(), access })
     }
 }
 
@@ -113,21 +108,14 @@ impl FromStr for MountArgument {
             [source] => (*source, None),
             [source, target] => (*source, Some((*target).to_owned())),
             _ => {
-                return Err(
-                    Error::usage(format!("--mount {text}: too many colons")).hint(
-                        "the form is SRC[:DST][:ro|:rw]; a path with a colon cannot be mounted",
-                    ),
-                );
+                return Err(Error::usage(format!("--mount {text}: too many colons"))
+                    .hint("the form is SRC[:DST][:ro|:rw]; a path with a colon cannot be mounted"));
             }
         };
         if source.is_empty() {
             return Err(Error::usage(format!("--mount {text}: the source is empty")));
         }
-        Ok(Self {
-            source: source.to_owned(),
-            target,
-            access: access.unwrap_or(Access::ReadOnly),
-        })
+        Ok(Self { source: source.to_owned(), target, access: access.unwrap_or(Access::ReadOnly) })
     }
 }
 
@@ -159,9 +147,7 @@ impl FromStr for EgressMode {
         match text {
             "gateway" => Ok(Self::Gateway),
             "none" => Ok(Self::None),
-            other => Err(Error::usage(format!(
-                "egress `{other}` is not known: gateway or none"
-            ))),
+            other => Err(Error::usage(format!("egress `{other}` is not known: gateway or none"))),
         }
     }
 }

@@ -58,22 +58,13 @@ impl Source {
             rustix::fs::FileType::Directory => true,
             rustix::fs::FileType::RegularFile => false,
             other => {
-                return Err(Error::refused(format!("mount {shown}"))
-                    .because(format!("it is a {other:?}, not a directory or regular file: the agent could speak through it with the host")));
+                return Err(Error::refused(format!("mount {shown}")).because(format!(
+                    "it is a {other:?}, not a directory or regular file: the agent could speak through it with the host"
+                )));
             }
         };
-        let id = FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        };
-        Ok(Self {
-            path,
-            file,
-            id,
-            directory,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-        })
+        let id = FileId { device: stat.st_dev, inode: stat.st_ino };
+        Ok(Self { path, file, id, directory, uid: stat.st_uid, gid: stat.st_gid })
     }
 }
 
@@ -92,24 +83,17 @@ pub fn open_without_links(path: &Path) -> rustix::io::Result<OwnedFd> {
 /// Which file the descriptor is of.
 pub fn identify(file: impl AsFd) -> rustix::io::Result<FileId> {
     let stat = fstat(file)?;
-    Ok(FileId {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    })
+    Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
 }
 
 fn resolve_top_level(path: &Path) -> PathBuf {
     let mut components = path.components();
-    let (Some(Component::RootDir), Some(Component::Normal(first))) =
-        (components.next(), components.next())
-    else {
+    let (Some(Component::RootDir), Some(Component::Normal(first))) = (components.next(), components.next()) else {
         return path.to_owned();
     };
     let top = Path::new("/").join(first);
     match fs::symlink_metadata(&top) {
-        Ok(meta) if meta.is_symlink() => fs::canonicalize(&top)
-            .unwrap_or(top)
-            .join(components.as_path()),
+        Ok(meta) if meta.is_symlink() => fs::canonicalize(&top).unwrap_or(top).join(components.as_path()),
         _ => path.to_owned(),
     }
 }
@@ -122,9 +106,7 @@ pub fn absolute(text: &str, home: &Path, base: Option<&Path>) -> Result<PathBuf>
         Some("") => home.to_owned(),
         Some(rest) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
         Some(_) => {
-            return Err(Error::refused(format!(
-                "path {text}: only ~ and ~/ are known, not another user's home"
-            )));
+            return Err(Error::refused(format!("path {text}: only ~ and ~/ are known, not another user's home")));
         }
         None => PathBuf::from(text),
     };
@@ -149,10 +131,8 @@ pub fn absolute(text: &str, home: &Path, base: Option<&Path>) -> Result<PathBuf>
     check_characters(&out.to_string_lossy())?;
     match out.to_str() {
         Some(_) => Ok(out),
-        None => Err(
-            Error::refused(format!("path {} is not UTF-8", out.display()))
-                .hint("rename it, or mount a directory whose path is UTF-8"),
-        ),
+        None => Err(Error::refused(format!("path {} is not UTF-8", out.display()))
+            .hint("rename it, or mount a directory whose path is UTF-8")),
     }
 }
 
@@ -161,15 +141,10 @@ pub fn check_characters(path: &str) -> Result<()> {
     if path.is_empty() {
         return Err(Error::refused("a path is empty"));
     }
-    match path
-        .chars()
-        .find(|c| c.is_control() || matches!(c, ':' | ',' | '\\'))
-    {
-        Some(c) => Err(
-            Error::refused(format!("path {path} holds the character {c:?}"))
-                .because("it has a meaning of its own in mount options")
-                .hint("rename the directory, or mount one without it"),
-        ),
+    match path.chars().find(|c| c.is_control() || matches!(c, ':' | ',' | '\\')) {
+        Some(c) => Err(Error::refused(format!("path {path} holds the character {c:?}"))
+            .because("it has a meaning of its own in mount options")
+            .hint("rename the directory, or mount one without it")),
         None => Ok(()),
     }
 }

@@ -36,30 +36,16 @@ pub fn read_mountinfo(path: &Path) -> Result<Vec<MountEntry>> {
     let text = fs::read(path).step(|| format!("read {}", path.display()))?;
     String::from_utf8_lossy(&text)
         .lines()
-        .map(|line| {
-            parse(line).ok_or_else(|| {
-                Error::failed(format!("{}: unexpected line: {line}", path.display()))
-            })
-        })
+        .map(|line| parse(line).ok_or_else(|| Error::failed(format!("{}: unexpected line: {line}", path.display()))))
         .collect()
 }
 
 fn parse(line: &str) -> Option<MountEntry> {
     let mut fields = line.split(' ');
     let (_id, _parent) = (fields.next()?, fields.next()?);
-    let (device, root, target, options) = (
-        fields.next()?,
-        fields.next()?,
-        fields.next()?,
-        fields.next()?,
-    );
-    let propagation = fields
-        .by_ref()
-        .take_while(|field| *field != "-")
-        .map(str::to_owned)
-        .collect();
-    let (fstype, _source, super_options) =
-        (fields.next()?, fields.next()?, fields.next().unwrap_or(""));
+    let (device, root, target, options) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let propagation = fields.by_ref().take_while(|field| *field != "-").map(str::to_owned).collect();
+    let (fstype, _source, super_options) = (fields.next()?, fields.next()?, fields.next().unwrap_or(""));
     let list = |options: &str| options.split(',').map(str::to_owned).collect();
     Some(MountEntry {
         device: device.to_owned(),
@@ -81,9 +67,7 @@ fn unescape(field: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let octal = bytes
-            .get(at + 1..at + 4)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) if bytes[at] == b'\\' => {
                 out.push(byte);
@@ -117,11 +101,10 @@ mod tests {
 
     #[test]
     fn a_line_with_escapes_and_optional_fields() {
-        let entry = parse(r"36 35 98:0 /a\040b /mnt/c\134d rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue").expect("a line of proc(5)");
-        assert_eq!(
-            (entry.root.as_str(), entry.target.as_str()),
-            ("/a b", r"/mnt/c\d")
-        );
+        let entry =
+            parse(r"36 35 98:0 /a\040b /mnt/c\134d rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue")
+                .expect("a line of proc(5)");
+        assert_eq!((entry.root.as_str(), entry.target.as_str()), ("/a b", r"/mnt/c\d"));
         assert_eq!(entry.propagation, ["master:1", "shared:2"]);
         assert!(entry.has("noatime") && !entry.has("ro"));
         assert_eq!(entry.fstype, "ext3");
@@ -138,13 +121,7 @@ mod tests {
             fstype: String::new(),
             super_options: vec![],
         };
-        let mounts = [
-            mount("/a"),
-            mount("/a/b"),
-            mount("/ab"),
-            mount("/a/b"),
-            mount("/a/b/c"),
-        ];
+        let mounts = [mount("/a"), mount("/a/b"), mount("/ab"), mount("/a/b"), mount("/a/b/c")];
         assert_eq!(below(&mounts, Path::new("/a")), ["b", "b/c"]);
     }
 }

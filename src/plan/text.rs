@@ -14,21 +14,12 @@ impl Plan {
             Trust::Untrusted => "untrusted",
         };
         let mut line = |name: &str, value: &str, reason: &str| {
-            let _ = writeln!(
-                out,
-                "{name:<10} {:<46} {}",
-                printable(value),
-                printable(reason)
-            );
+            let _ = writeln!(out, "{name:<10} {:<46} {}", printable(value), printable(reason));
         };
         line("group", &self.group, trust);
         line("command", &self.command.join(" "), &self.command_reason);
         line("workdir", &self.workdir, "");
-        line(
-            "terminal",
-            if self.terminal { "yes" } else { "no" },
-            "as the caller's, unless -t or -T says otherwise",
-        );
+        line("terminal", if self.terminal { "yes" } else { "no" }, "as the caller's, unless -t or -T says otherwise");
         let identity = &self.identity;
         line(
             "user",
@@ -41,35 +32,21 @@ impl Plan {
         line("rights", "no capabilities, no_new_privs", "always");
         line(
             "seccomp",
-            &format!(
-                "profile {}, {} calls allowed",
-                self.seccomp.profile, self.seccomp.allowed
-            ),
+            &format!("profile {}, {} calls allowed", self.seccomp.profile, self.seccomp.allowed),
             &format!("sha256 {}", &self.seccomp.sha256[..12]),
         );
-        line(
-            "runtime",
-            &self.runtime.path.to_string_lossy(),
-            &self.runtime.reason,
-        );
+        line("runtime", &self.runtime.path.to_string_lossy(), &self.runtime.reason);
         let root = match &self.root.kind {
             RootKind::Host => "the host's /usr, read-only, in a generated root".to_owned(),
             RootKind::Directory { path } => {
                 format!("{}, read-only, in a generated root", path.display())
             }
         };
-        line(
-            "root",
-            &root,
-            &format!("{} generated entries", self.root.generated.len()),
-        );
+        line("root", &root, &format!("{} generated entries", self.root.generated.len()));
         line("egress", self.egress.mode.name(), &self.egress.means);
         self.explain_limits(&mut line);
         for mount in &self.mounts {
-            if !matches!(
-                mount.kind,
-                MountKind::DevNull | MountKind::Empty | MountKind::Device
-            ) {
+            if !matches!(mount.kind, MountKind::DevNull | MountKind::Empty | MountKind::Device) {
                 line("mount", &mount_text(mount), &mount.reason);
                 if let MountKind::Bind { submounts, .. } = &mount.kind {
                     for submount in submounts {
@@ -89,31 +66,16 @@ impl Plan {
                 ShadowKind::Directory => "an empty unreadable directory",
                 ShadowKind::Special => "/dev/null over what is not a file",
             };
-            line(
-                "hidden",
-                &super::join(target, &shadow.path.to_string_lossy()),
-                &format!("{what}: {}", shadow.rule),
-            );
+            line("hidden", &super::join(target, &shadow.path.to_string_lossy()), &format!("{what}: {}", shadow.rule));
         }
         let count = self.shadowed;
         line(
             "hidden",
-            &format!(
-                "{} files, {} directories, {} special",
-                count.files, count.directories, count.special
-            ),
+            &format!("{} files, {} directories, {} special", count.files, count.directories, count.special),
             "in all",
         );
-        line(
-            "masked",
-            &self.masked_paths.join(" "),
-            "they tell about the host",
-        );
-        line(
-            "read-only",
-            &self.readonly_paths.join(" "),
-            "they change the host",
-        );
+        line("masked", &self.masked_paths.join(" "), "they tell about the host");
+        line("read-only", &self.readonly_paths.join(" "), "they change the host");
         for entry in &self.root.generated {
             let what = match &entry.content {
                 Content::Directory => "directory".to_owned(),
@@ -124,11 +86,7 @@ impl Plan {
             line("file", &entry.path, &what);
         }
         for variable in &self.environment {
-            line(
-                "env",
-                &format!("{}={}", variable.name, variable.value),
-                &variable.reason,
-            );
+            line("env", &format!("{}={}", variable.name, variable.value), &variable.reason);
         }
         for note in &self.notes {
             line("note", note, "");
@@ -146,39 +104,18 @@ impl Plan {
         };
         limit(
             "timeout",
-            limits
-                .timeout_seconds
-                .as_ref()
-                .map(|l| (format!("{} s", l.value), l.enforced, l.by.as_str())),
+            limits.timeout_seconds.as_ref().map(|l| (format!("{} s", l.value), l.enforced, l.by.as_str())),
         );
         limit(
             "output",
-            limits
-                .output_bytes
-                .as_ref()
-                .map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
+            limits.output_bytes.as_ref().map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
         );
-        limit(
-            "pids",
-            limits
-                .pids
-                .as_ref()
-                .map(|l| (l.value.to_string(), l.enforced, l.by.as_str())),
-        );
+        limit("pids", limits.pids.as_ref().map(|l| (l.value.to_string(), l.enforced, l.by.as_str())));
         limit(
             "memory",
-            limits
-                .memory_bytes
-                .as_ref()
-                .map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
+            limits.memory_bytes.as_ref().map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
         );
-        limit(
-            "cpus",
-            limits
-                .cpus
-                .as_ref()
-                .map(|l| (l.value.to_string(), l.enforced, l.by.as_str())),
-        );
+        limit("cpus", limits.cpus.as_ref().map(|l| (l.value.to_string(), l.enforced, l.by.as_str())));
     }
 
     /// Every shadow, with the target of its mount.
@@ -194,34 +131,23 @@ impl Plan {
 
     /// What the agent may do, for the agent: nothing of the host's paths.
     pub fn summary(&self) -> String {
-        let mut out =
-            String::from("You run inside belljar, as user node (1000), without capabilities.\n\n");
+        let mut out = String::from("You run inside belljar, as user node (1000), without capabilities.\n\n");
         let _ = writeln!(out, "Working directory: {}", printable(&self.workdir));
         let _ = writeln!(out, "Network: {}", self.egress.means);
         let _ = writeln!(out, "Directories of the person who called you:");
         for mount in &self.mounts {
             if mount.target.starts_with("/workspace")
-                && matches!(
-                    mount.kind,
-                    MountKind::Bind { .. } | MountKind::Merged { .. }
-                )
+                && matches!(mount.kind, MountKind::Bind { .. } | MountKind::Merged { .. })
             {
                 let _ = writeln!(
                     out,
                     "  {} ({})",
                     printable(&mount.target),
-                    if mount.readonly {
-                        "read-only"
-                    } else {
-                        "read-write"
-                    }
+                    if mount.readonly { "read-only" } else { "read-write" }
                 );
             }
         }
-        let _ = writeln!(
-            out,
-            "Private and gone after the run: /tmp, /run, /home/node (but /home/node/.claude stays)."
-        );
+        let _ = writeln!(out, "Private and gone after the run: /tmp, /run, /home/node (but /home/node/.claude stays).");
         let _ = writeln!(out, "Names that may hold credentials read as empty.");
         out
     }
@@ -236,9 +162,7 @@ fn mount_text(mount: &Mount) -> String {
         flags.push("noexec");
     }
     let from = match &mount.kind {
-        MountKind::Bind { source, .. } | MountKind::Merged { source, .. } => {
-            source.to_string_lossy().into_owned()
-        }
+        MountKind::Bind { source, .. } | MountKind::Merged { source, .. } => source.to_string_lossy().into_owned(),
         MountKind::Tmpfs { size, inodes, .. } => {
             format!("tmpfs {} MiB, {inodes} files", size >> 20)
         }

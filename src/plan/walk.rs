@@ -71,10 +71,7 @@ pub fn names_of(root: &OwnedFd, wanted: &HashSet<FileId>) -> Vec<(FileId, PathBu
             if kind == FileType::Directory {
                 below.push(path);
             } else if let Ok(stat) = statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-                let id = FileId {
-                    device: stat.st_dev,
-                    inode: stat.st_ino,
-                };
+                let id = FileId { device: stat.st_dev, inode: stat.st_ino };
                 if wanted.contains(&id) {
                     lock(&found).push((id, path));
                 }
@@ -91,10 +88,7 @@ struct Seen {
 }
 
 fn read_one(directory: BorrowedFd<'_>, relative: &Path, blocked: &Blocked) -> Seen {
-    let mut seen = Seen {
-        findings: Findings::default(),
-        below: Vec::new(),
-    };
+    let mut seen = Seen { findings: Findings::default(), below: Vec::new() };
     let mut git_marks = 0;
     for (name, kind) in entries(directory) {
         let path = || relative.join(OsStr::from_bytes(&name));
@@ -111,45 +105,21 @@ fn read_one(directory: BorrowedFd<'_>, relative: &Path, blocked: &Blocked) -> Se
         let rule = special
             .map(str::to_owned)
             .or_else(|| blocked.by_name(&name))
-            .or_else(|| {
-                if kind == FileType::RegularFile {
-                    blocked.by_content(directory, &name)
-                } else {
-                    None
-                }
-            });
+            .or_else(|| if kind == FileType::RegularFile { blocked.by_content(directory, &name) } else { None });
         match (rule, kind) {
             (Some(rule), FileType::Directory) => {
-                seen.findings.shadows.push(Shadow {
-                    path: path(),
-                    kind: ShadowKind::Directory,
-                    rule,
-                });
+                seen.findings.shadows.push(Shadow { path: path(), kind: ShadowKind::Directory, rule });
             }
             (Some(rule), _) if special.is_some() => {
-                seen.findings.shadows.push(Shadow {
-                    path: path(),
-                    kind: ShadowKind::Special,
-                    rule,
-                });
+                seen.findings.shadows.push(Shadow { path: path(), kind: ShadowKind::Special, rule });
             }
             (Some(rule), _) => {
                 if let Ok(stat) = statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                     if stat.st_nlink > 1 {
-                        seen.findings.linked.push((
-                            FileId {
-                                device: stat.st_dev,
-                                inode: stat.st_ino,
-                            },
-                            path(),
-                        ));
+                        seen.findings.linked.push((FileId { device: stat.st_dev, inode: stat.st_ino }, path()));
                     }
                 }
-                seen.findings.shadows.push(Shadow {
-                    path: path(),
-                    kind: ShadowKind::File,
-                    rule,
-                });
+                seen.findings.shadows.push(Shadow { path: path(), kind: ShadowKind::File, rule });
             }
             (None, FileType::Directory) => seen.below.push(path()),
             (None, _) => {}
@@ -173,9 +143,7 @@ fn entries(directory: BorrowedFd<'_>) -> Vec<(Vec<u8>, FileType)> {
         }
         let kind = match entry.file_type() {
             FileType::Unknown => statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_or(FileType::Unknown, |stat| {
-                    FileType::from_raw_mode(stat.st_mode)
-                }),
+                .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
             kind => kind,
         };
         found.push((name.to_owned(), kind));
@@ -192,16 +160,9 @@ struct Work {
 /// below it, in no order. Directories that cannot be opened are passed over:
 /// the agent, who has no more rights than the caller, cannot open them either.
 /// Mounts of the host below `root` are not entered.
-fn each_directory(
-    root: BorrowedFd<'_>,
-    visit: &(dyn Fn(BorrowedFd<'_>, &Path) -> Vec<PathBuf> + Sync),
-) {
+fn each_directory(root: BorrowedFd<'_>, visit: &(dyn Fn(BorrowedFd<'_>, &Path) -> Vec<PathBuf> + Sync)) {
     let open = |relative: &Path| {
-        let path = if relative.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            relative
-        };
+        let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         openat2(root, path, flags, Mode::empty(), resolve)
@@ -242,10 +203,7 @@ fn each_directory(
             }
         }
     };
-    let helpers = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(MOST_THREADS)
-        - 1;
+    let helpers = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS) - 1;
     thread::scope(|scope| {
         for _ in 0..helpers {
             scope.spawn(worker);
@@ -260,12 +218,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The directories on the way from the source to `path`, without the source.
 pub fn ancestors_of(path: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = path
-        .ancestors()
-        .skip(1)
-        .filter(|ancestor| !ancestor.as_os_str().is_empty())
-        .map(Path::to_owned)
-        .collect();
+    let mut found: Vec<PathBuf> =
+        path.ancestors().skip(1).filter(|ancestor| !ancestor.as_os_str().is_empty()).map(Path::to_owned).collect();
     found.reverse();
     found
 }

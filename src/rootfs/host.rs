@@ -25,11 +25,10 @@ pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBui
         let path = Path::new("/").join(name);
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_symlink() => {
-                let target =
-                    fs::read_link(&path).step(|| format!("read the link {}", path.display()))?;
-                let target = target.to_str().ok_or_else(|| {
-                    Error::refused(format!("the link {} is not UTF-8", path.display()))
-                })?;
+                let target = fs::read_link(&path).step(|| format!("read the link {}", path.display()))?;
+                let target = target
+                    .to_str()
+                    .ok_or_else(|| Error::refused(format!("the link {} is not UTF-8", path.display())))?;
                 root.link(&format!("/{name}"), target);
             }
             Ok(meta) if meta.is_dir() => mounts.add_system(
@@ -41,24 +40,14 @@ pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBui
             _ => {}
         }
     }
-    root.add_users(if Path::new("/usr/bin/bash").exists() {
-        "/bin/bash"
-    } else {
-        "/bin/sh"
-    });
+    root.add_users(if Path::new("/usr/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" });
     root.text(
         "/etc/nsswitch.conf",
         "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     );
     root.link("/etc/mtab", "/proc/self/mounts");
     root.link("/etc/os-release", "../usr/lib/os-release");
-    for file in [
-        "/etc/ld.so.cache",
-        "/etc/localtime",
-        "/etc/services",
-        "/etc/protocols",
-        "/etc/ssl/openssl.cnf",
-    ] {
+    for file in ["/etc/ld.so.cache", "/etc/localtime", "/etc/services", "/etc/protocols", "/etc/ssl/openssl.cnf"] {
         root.copy(file, Path::new(file));
     }
     if let Some(bundle) = CA_BUNDLES.iter().find(|bundle| Path::new(bundle).is_file()) {

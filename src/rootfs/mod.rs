@@ -23,18 +23,14 @@ pub fn resolve(name: &str, around: &Surroundings<'_>, mounts: &mut Mounts) -> Re
     if name == "host" {
         return host::resolve(around, mounts);
     }
-    let here = std::env::current_dir()
-        .map_err(|error| Error::refused("read the current directory").because(error))?;
+    let here = std::env::current_dir().map_err(|error| Error::refused("read the current directory").because(error))?;
     let path = absolute(name, &around.caller.home, Some(&here))?;
     directory::resolve(&path, around, mounts)
 }
 
 impl RootBuilder {
     fn new(kind: RootKind) -> Self {
-        Self {
-            kind,
-            generated: Vec::new(),
-        }
+        Self { kind, generated: Vec::new() }
     }
 
     /// Whether it is the host's own /usr.
@@ -43,10 +39,7 @@ impl RootBuilder {
     }
 
     fn add(&mut self, path: impl Into<String>, content: Content) {
-        self.generated.push(Generated {
-            path: path.into(),
-            content,
-        });
+        self.generated.push(Generated { path: path.into(), content });
     }
 
     fn text(&mut self, path: &str, text: &str) {
@@ -79,27 +72,15 @@ impl RootBuilder {
         self.text("/etc/passwd", &format!(
             "root:x:0:0:root:/:/usr/sbin/nologin\nnode:x:1000:1000:the agent:/home/node:{shell}\nnobody:x:65534:65534:ids of the host:/:/usr/sbin/nologin\n"
         ));
-        self.text(
-            "/etc/group",
-            "root:x:0:\nnode:x:1000:\ntty:x:5:\nnogroup:x:65534:\n",
-        );
+        self.text("/etc/group", "root:x:0:\nnode:x:1000:\ntty:x:5:\nnogroup:x:65534:\n");
         self.text("/etc/hostname", "belljar\n");
-        self.text(
-            "/etc/hosts",
-            "127.0.0.1 localhost belljar\n::1 localhost ip6-localhost ip6-loopback\n",
-        );
+        self.text("/etc/hosts", "127.0.0.1 localhost belljar\n::1 localhost ip6-localhost ip6-loopback\n");
         // Nothing answers there until the gateway does: names fail at once.
-        self.text(
-            "/etc/resolv.conf",
-            "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
-        );
+        self.text("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
     }
 
     /// The finished part of the plan.
     pub fn into_plan(self) -> Root {
-        Root {
-            kind: self.kind,
-            generated: self.generated,
-        }
+        Root { kind: self.kind, generated: self.generated }
     }
 }

@@ -70,20 +70,12 @@ impl RunDirectory {
             pid: nix::unistd::getpid().as_raw(),
             started: now(),
             command: plan.command.clone(),
-            cgroup: plan
-                .limits
-                .cgroup_parent
-                .as_ref()
-                .map(|parent| parent.join(format!("belljar-{id}"))),
+            cgroup: plan.limits.cgroup_parent.as_ref().map(|parent| parent.join(format!("belljar-{id}"))),
         };
         let file = path.join(STATE);
         let text = serde_json::to_string(&state).step(|| "render the run's state".to_owned())?;
         fs::write(&file, text).step(|| format!("write {}", file.display()))?;
-        Ok(Self {
-            path,
-            id,
-            _lock: lock,
-        })
+        Ok(Self { path, id, _lock: lock })
     }
 
     /// The run's id.
@@ -109,11 +101,7 @@ pub fn now() -> String {
 
 /// An id that sorts by time: `20261122-181435-1a2b3c`.
 fn make_directory(dirs: &Dirs) -> Result<(String, PathBuf)> {
-    let time: String = now()
-        .chars()
-        .filter(|c| c.is_ascii_digit() || *c == 'T')
-        .take(15)
-        .collect();
+    let time: String = now().chars().filter(|c| c.is_ascii_digit() || *c == 'T').take(15).collect();
     let time = time.replace('T', "-");
     let prefix = format!("{time}-");
     let made = tempfile::Builder::new()
@@ -123,10 +111,7 @@ fn make_directory(dirs: &Dirs) -> Result<(String, PathBuf)> {
         .tempdir_in(&dirs.run)
         .step(|| format!("make a run directory in {}", dirs.run.display()))?;
     let path = made.keep();
-    let id = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let id = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((id, path))
 }
 
@@ -137,28 +122,19 @@ fn lock(path: &Path, how: FlockArg) -> Result<Flock<File>> {
         .write(true)
         .open(path)
         .step(|| format!("open {}", path.display()))?;
-    Flock::lock(file, how)
-        .map_err(|(_, errno)| errno)
-        .step(|| format!("lock {}", path.display()))
+    Flock::lock(file, how).map_err(|(_, errno)| errno).step(|| format!("lock {}", path.display()))
 }
 
 fn is_live(path: &Path) -> bool {
     let Ok(file) = File::options().write(true).open(path.join(LOCK)) else {
         return false;
     };
-    matches!(
-        Flock::lock(file, FlockArg::LockExclusiveNonblock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK))
-    )
+    matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
 }
 
 fn directories(dirs: &Dirs) -> Result<Vec<PathBuf>> {
     match fs::read_dir(&dirs.run) {
-        Ok(entries) => Ok(entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir())
-            .collect()),
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).step(|| format!("read {}", dirs.run.display())),
     }
@@ -166,9 +142,7 @@ fn directories(dirs: &Dirs) -> Result<Vec<PathBuf>> {
 
 /// Removes what a dead run left, and closes its receipt.
 pub fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
-    let state = fs::read_to_string(path.join(STATE))
-        .ok()
-        .and_then(|text| serde_json::from_str::<LiveRun>(&text).ok());
+    let state = fs::read_to_string(path.join(STATE)).ok().and_then(|text| serde_json::from_str::<LiveRun>(&text).ok());
     if let Some(state) = state {
         if let Some(cgroup) = &state.cgroup {
             crate::launch::remove_cgroup(cgroup)?;
@@ -199,18 +173,12 @@ pub fn live(dirs: &Dirs) -> Result<Vec<LiveRun>> {
 
 /// The live run that `text` names: an id, the beginning of one, or a name.
 pub fn find_live(dirs: &Dirs, text: &str) -> Result<LiveRun> {
-    let mut found: Vec<LiveRun> = live(dirs)?
-        .into_iter()
-        .filter(|run| run.run.starts_with(text) || run.name.as_deref() == Some(text))
-        .collect();
+    let mut found: Vec<LiveRun> =
+        live(dirs)?.into_iter().filter(|run| run.run.starts_with(text) || run.name.as_deref() == Some(text)).collect();
     match (found.pop(), found.is_empty()) {
         (Some(run), true) => Ok(run),
-        (Some(_), false) => {
-            Err(Error::refused(format!("`{text}` names several live runs")).hint("belljar ps"))
-        }
-        (None, _) => {
-            Err(Error::refused(format!("no live run is called `{text}`")).hint("belljar ps"))
-        }
+        (Some(_), false) => Err(Error::refused(format!("`{text}` names several live runs")).hint("belljar ps")),
+        (None, _) => Err(Error::refused(format!("no live run is called `{text}`")).hint("belljar ps")),
     }
 }
 
@@ -219,22 +187,12 @@ pub fn find_live(dirs: &Dirs, text: &str) -> Result<LiveRun> {
 pub fn find_receipt(dirs: &Dirs, text: &str) -> Result<serde_json::Value> {
     let hint = format!("ls {}", dirs.receipts().display());
     let mut ids: Vec<String> = fs::read_dir(dirs.receipts())
-        .map(|entries| {
-            entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().into_string().ok())
-                .collect()
-        })
+        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
         .unwrap_or_default();
     ids.retain(|id| id.ends_with(".json"));
     ids.sort();
-    let by_id: Vec<&String> = ids
-        .iter()
-        .filter(|id| !text.is_empty() && id.starts_with(text))
-        .collect();
-    let load = |id: &str| {
-        receipt::Stored::load(dirs, id.trim_end_matches(".json")).map(receipt::Stored::into_value)
-    };
+    let by_id: Vec<&String> = ids.iter().filter(|id| !text.is_empty() && id.starts_with(text)).collect();
+    let load = |id: &str| receipt::Stored::load(dirs, id.trim_end_matches(".json")).map(receipt::Stored::into_value);
     match by_id.as_slice() {
         [one] => return load(one),
         [_, _, ..] => return Err(Error::refused(format!("`{text}` names several runs")).hint(hint)),

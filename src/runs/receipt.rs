@@ -63,16 +63,8 @@ impl Receipt {
     /// The receipt of a run that begins now.
     pub fn begin(run: &str, name: Option<&str>, plan: &Plan) -> Self {
         let limits = &plan.limits;
-        let memory = limits
-            .memory_bytes
-            .as_ref()
-            .filter(|limit| !limit.enforced)
-            .map(|_| "memory".to_owned());
-        let cpus = limits
-            .cpus
-            .as_ref()
-            .filter(|limit| !limit.enforced)
-            .map(|_| "cpus".to_owned());
+        let memory = limits.memory_bytes.as_ref().filter(|limit| !limit.enforced).map(|_| "memory".to_owned());
+        let cpus = limits.cpus.as_ref().filter(|limit| !limit.enforced).map(|_| "cpus".to_owned());
         Self {
             version: 1,
             run: run.to_owned(),
@@ -107,7 +99,7 @@ impl Receipt {
 
     /// Writes it to a file that is already open.
     pub fn write_to(&self, file: &mut impl Write) -> std::io::Result<()> {
-        serde_json::to_writer_pretty(&mut *file, self)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.write_all(b"\n")
     }
 }
@@ -124,9 +116,7 @@ impl Stored {
     pub fn load(dirs: &Dirs, run: &str) -> Result<Self> {
         let path = path(dirs, run);
         let text = fs::read_to_string(&path).step(|| format!("read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .map(Self)
-            .step(|| format!("read {}", path.display()))
+        serde_json::from_str(&text).map(Self).step(|| format!("read {}", path.display()))
     }
 
     /// The receipt.
@@ -148,8 +138,7 @@ impl Stored {
         let path = path(dirs, run);
         let write = || -> std::io::Result<()> {
             let mut file = NamedTempFile::new_in(dirs.receipts())?;
-            serde_json::to_writer(&mut file, &self.0)?;
-            file.write_all(b"\n")?;
+            file.write_all((self.0.to_string() + "\n").as_bytes())?;
             file.persist(&path).map_err(|error| error.error)?;
             Ok(())
         };
