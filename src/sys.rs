@@ -131,16 +131,3 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
         first = first.max(kept.saturating_add(1));
     }
 }
-
-/// Sets and removes environment variables. The caller must have one thread.
-pub fn set_environment(set: &[(&str, &std::ffi::OsStr)], remove: &[&str]) {
-    // SAFETY: one thread, so nobody reads the environment meanwhile.
-    unsafe {
-        for (name, value) in set {
-            std::env::set_var(name, value);
-        }
-        for name in remove {
-            std::env::remove_var(name);
-        }
-    }
-}

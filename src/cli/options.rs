@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::{Backend, MAIN};
+use crate::config::{Backend, MAIN, start_over_as};
 use crate::error::{Error, Result};
 use crate::launch::caller_has_terminal;
 use crate::plan::{EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_size};
@@ -72,7 +72,8 @@ impl PlanOptions {
     /// What was typed. Becomes another user first, where that was asked for.
     pub fn request(self) -> Result<Request> {
         if let Some(name) = &self.as_user {
-            crate::config::become_user(name)?;
+            let passed_on = self.environment.iter().filter(|variable| !variable.contains('=')).cloned();
+            start_over_as(name, &passed_on.collect::<Vec<_>>())?;
         }
         if self.command.iter().any(|part| part.contains('\0')) {
             return Err(Error::refused("the command holds a NUL byte"));

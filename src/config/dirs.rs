@@ -1,10 +1,14 @@
 //! Where belljar's files lie, and who called it.
 
+use std::convert::Infallible;
 use std::env;
+use std::ffi::{CString, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use caps::{CapSet, Capability};
 use nix::unistd::{User, getegid, geteuid, initgroups, setresgid, setresuid};
@@ -112,27 +116,38 @@ impl Dirs {
     }
 }
 
-/// Becomes another user, for `--as-user`: ids, groups, home; nothing of root's
-/// XDG directories stays. Only root can.
-pub fn become_user(name: &str) -> Result<()> {
+/// Starts over as another user, for `--as-user`: this program again, with that
+/// user's ids, groups and home, and of root's environment only what says how to
+/// print, and what is named in `keep`. It is executed again because the old
+/// process keeps root's environment in its memory. Only root can.
+pub fn start_over_as(name: &str, keep: &[String]) -> Result<Infallible> {
+    const HARMLESS: [&str; 6] = ["PATH", "TERM", "LANG", "LC_ALL", "TZ", "COLUMNS"];
     if !geteuid().is_root() {
         return Err(Error::refused("--as-user is for root").hint("run as that user"));
     }
     let user = User::from_name(name)
         .step(|| format!("look up user {name}"))?
         .ok_or_else(|| Error::refused(format!("--as-user {name}: there is no such user")).hint("getent passwd"))?;
-    let c_name = std::ffi::CString::new(name).refuse(|| format!("--as-user {name}"))?;
+    let c_name = CString::new(name).refuse(|| format!("--as-user {name}"))?;
     let change = || -> nix::Result<()> {
         initgroups(&c_name, user.gid)?;
         setresgid(user.gid, user.gid, user.gid)?;
         setresuid(user.uid, user.uid, user.uid)
     };
     change().step(|| format!("become user {name}"))?;
-    crate::sys::set_environment(
-        &[("HOME", user.dir.as_os_str()), ("USER", name.as_ref()), ("LOGNAME", name.as_ref())],
-        &["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "BELLJAR_HOME"],
-    );
-    Ok(())
+    let mut command = Command::new("/proc/self/exe");
+    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    // The option comes before the command, which may have one of the same name.
+    let is_option = |argument: &OsString| argument.to_string_lossy().starts_with("--as-user");
+    if let Some(at) = arguments.iter().position(is_option) {
+        let with_value = if arguments[at] == "--as-user" { 2 } else { 1 };
+        arguments.drain(at..at + with_value);
+    }
+    let kept = env::vars_os().filter(|(variable, _)| {
+        HARMLESS.iter().any(|harmless| variable == harmless) || keep.iter().any(|named| variable == named.as_str())
+    });
+    command.args(arguments).env_clear().envs(kept).env("HOME", &user.dir).env("USER", name).env("LOGNAME", name);
+    Err(command.exec()).step(|| format!("start over as user {name}"))
 }
 
 /// Creates a directory and its parents, each with mode 0700; those that are

@@ -7,6 +7,6 @@ mod dirs;
 mod file;
 mod groups;
 
-pub use dirs::{Caller, Dirs, become_user, create_private};
+pub use dirs::{Caller, Dirs, create_private, start_over_as};
 pub use file::{Backend, Config, ConfiguredMount, Enforce, GroupConfig, LimitsConfig, RunConfig};
 pub use groups::{Group, GroupName, Groups, MAIN};
