@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::fcntl::OFlag;
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
+use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 use super::{cgroup, null};
 use crate::config::Dirs;
@@ -22,7 +21,6 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Janitor {
     line: File,
-    pid: Pid,
 }
 
 impl Janitor {
@@ -30,7 +28,7 @@ impl Janitor {
     pub fn start(dirs: &Dirs, run: &Path, cgroup: Option<&Path>) -> Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe".to_owned())?;
         match sys::fork().step(|| "start the janitor".to_owned())? {
-            ForkResult::Parent { child } => Ok(Self { line: write.into(), pid: child }),
+            ForkResult::Parent { .. } => Ok(Self { line: write.into() }),
             ForkResult::Child => {
                 drop(write);
                 // Nothing of the caller's stays open, and no signal of its terminal comes.
@@ -48,13 +46,10 @@ impl Janitor {
         }
     }
 
-    /// The run has ended and cleaned up after itself.
+    /// The run has ended and cleaned up after itself. The janitor then ends at
+    /// once; nobody waits for it.
     pub fn dismiss(mut self) -> Result<()> {
-        let step = || "dismiss the janitor".to_owned();
-        self.line.write_all(b"k").step(step)?;
-        drop(self.line);
-        waitpid(self.pid, None).step(step)?;
-        Ok(())
+        self.line.write_all(b"k").step(|| "dismiss the janitor".to_owned())
     }
 }
 

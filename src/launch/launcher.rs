@@ -21,6 +21,7 @@ use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups
 
 use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::staging::{self, staged};
+use super::steps::Steps;
 use super::verify;
 use crate::backend::{self, Start};
 use crate::bundle::{Places, render};
@@ -67,22 +68,8 @@ pub fn main(inheritance: Inheritance<'_>) -> isize {
     0
 }
 
-/// Times the steps for `make bench` and the receipt.
-struct Steps {
-    last: Instant,
-    done: Vec<(String, f64)>,
-}
-
-impl Steps {
-    fn end(&mut self, name: &str) {
-        let now = Instant::now();
-        self.done.push((name.to_owned(), now.duration_since(self.last).as_secs_f64() * 1000.0));
-        self.last = now;
-    }
-}
-
 fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
-    let mut steps = Steps { last: Instant::now(), done: Vec::new() };
+    let mut steps = Steps::begin();
     let channel = &given.channel;
     match channel.receive::<ToLauncher>()? {
         Some((ToLauncher::Begin, _)) => {}
@@ -97,9 +84,9 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     become_namespace_root()?;
     die_with_supervisor(given.supervisor.as_fd())?;
     steps.end("wait for id maps");
-    let detached = receive_mounts(channel)?;
     staging::prepare()?;
     sys::loopback_up().step(|| "bring the loopback interface up".to_owned())?;
+    let detached = receive_mounts(channel)?;
     steps.end("namespaces");
     let places = staging::fill(given.plan, detached)?;
     steps.end("staging");
@@ -133,7 +120,7 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
         return Err(container.kill_because(error));
     }
     steps.end("verify");
-    report.steps = steps.done;
+    report.steps = steps.into_list();
     channel.send(&FromLauncher::Started(report), &[])?;
     send(container.handshake.as_raw_fd(), b"GO", MsgFlags::MSG_NOSIGNAL)
         .step(|| "give the init the word to go on".to_owned())?;

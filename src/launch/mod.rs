@@ -9,6 +9,7 @@ mod protocol;
 mod refresh;
 mod relay;
 mod staging;
+mod steps;
 mod supervise;
 mod terminal;
 mod verify;
@@ -22,7 +23,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::config::{Caller, Dirs, create_private};
+use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Result};
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
@@ -34,8 +35,10 @@ pub use protocol::Report;
 pub use supervise::{Cause, Outcome};
 pub use terminal::caller_has_terminal;
 
+use cgroup::Cgroup;
 use launcher::Inheritance;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
+use steps::Steps;
 
 /// What `belljar run` asks for beyond the plan.
 #[derive(Debug, Default)]
@@ -49,34 +52,35 @@ pub struct RunOptions {
 }
 
 /// Runs the plan to its end; returns the exit code for the caller.
-pub fn run(resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOptions) -> Result<u8> {
+pub fn run(resolved: Resolved, dirs: &Dirs, options: &RunOptions) -> Result<u8> {
     let begun = Instant::now();
-    prepare(&resolved, caller)?;
-    let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
+    let mut steps = Steps::begin();
     let copy = match &options.receipt {
         Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
         None => None,
     };
+    for directory in &resolved.needed {
+        create_private(directory)?;
+    }
+    let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
-    receipt.write(dirs)?;
-    let cgroup = cgroup::Cgroup::create(&resolved.plan.limits, directory.id())?;
-    let janitor = Janitor::start(dirs, directory.path(), cgroup.as_ref().map(cgroup::Cgroup::path))?;
-    let result = contain(&resolved, directory.id(), cgroup.as_ref());
+    steps.end("own directories");
+    let mut made = Made { directory, cgroup: None, launcher: None, janitor: None };
+    let result = made.carry_out(&resolved, dirs, &receipt, &mut steps);
     match &result {
         Ok(outcome) => receipt.end(outcome),
         Err(error) => receipt.fail(error),
     }
+    steps.end("run");
     let mut problems = Vec::new();
-    let mut try_step = |step: Result<()>| problems.extend(step.err());
-    try_step(receipt.write(dirs));
+    problems.extend(receipt.write(dirs).err());
     if let Some((path, mut file)) = copy {
-        try_step(receipt.write_to(&mut file).step(|| format!("--receipt {}", path.display())));
+        problems.extend(receipt.write_to(&mut file).step(|| format!("--receipt {}", path.display())).err());
     }
-    try_step(cgroup.map_or(Ok(()), cgroup::Cgroup::remove));
-    try_step(directory.remove());
-    try_step(janitor.dismiss());
+    problems.extend(made.tear_down());
+    steps.end("teardown");
     if options.verbose {
-        report(&receipt, begun);
+        report(&receipt, begun, &steps.into_list());
     }
     let outcome = result?;
     for problem in problems {
@@ -85,11 +89,48 @@ pub fn run(resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOption
     Ok(outcome.exit_code)
 }
 
+/// What a run has made, in the order of making.
+struct Made {
+    directory: RunDirectory,
+    cgroup: Option<Cgroup>,
+    launcher: Option<Launcher>,
+    janitor: Option<Janitor>,
+}
+
+impl Made {
+    /// Starts the launcher, and supervises it to the end. The receipt and the
+    /// janitor are made while the launcher is at work.
+    fn carry_out(&mut self, resolved: &Resolved, dirs: &Dirs, receipt: &Receipt, steps: &mut Steps) -> Result<Outcome> {
+        self.cgroup = Cgroup::create(&resolved.plan.limits, self.directory.id())?;
+        let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
+        let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
+        let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
+        self.launcher = Some(launcher);
+        steps.end("launcher");
+        receipt.write(dirs)?;
+        self.janitor = Some(Janitor::start(dirs, self.directory.path(), self.cgroup.as_ref().map(Cgroup::path))?);
+        steps.end("receipt and janitor");
+        supervise::supervise(resolved, channel, own_side)
+    }
+
+    /// Undoes what was made, all of it, whatever fails on the way.
+    fn tear_down(self) -> Vec<Error> {
+        drop(self.launcher);
+        let cgroup = self.cgroup.map_or(Ok(()), Cgroup::remove);
+        let directory = self.directory.remove();
+        let janitor = self.janitor.map_or(Ok(()), Janitor::dismiss);
+        [cgroup, directory, janitor].into_iter().filter_map(Result::err).collect()
+    }
+}
+
 /// Says on stderr what happened, for `--verbose`.
-fn report(receipt: &Receipt, begun: Instant) {
+fn report(receipt: &Receipt, begun: Instant, steps: &[(String, f64)]) {
+    for (step, milliseconds) in steps {
+        eprintln!("belljar: supervisor: {step}: {milliseconds:.2} ms");
+    }
     if let Some(verify) = &receipt.verify {
         for (step, milliseconds) in &verify.steps {
-            eprintln!("belljar: {step}: {milliseconds:.2} ms");
+            eprintln!("belljar: launcher: {step}: {milliseconds:.2} ms");
         }
         eprintln!("belljar: verified {} mounts and {} facts", verify.mounts, verify.facts);
     }
@@ -101,67 +142,58 @@ fn report(receipt: &Receipt, begun: Instant) {
     );
 }
 
-/// Makes belljar's own directories of the group.
-fn prepare(resolved: &Resolved, caller: &Caller) -> Result<()> {
-    for directory in &resolved.needed {
-        create_private(directory)?;
-    }
-    let _ = caller;
-    Ok(())
-}
-
-/// Starts the launcher and supervises it.
-fn contain(resolved: &Resolved, run: &str, cgroup: Option<&cgroup::Cgroup>) -> Result<Outcome> {
-    let plan = &resolved.plan;
-    let (ours, theirs) = Channel::pair()?;
-    let stdio = if plan.terminal { None } else { Some(relay::Stdio::open()?) };
-    let window = if plan.terminal { terminal::window_size() } else { None };
-    let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .step(|| "watch the supervisor".to_owned())?;
-    let (agent_side, own_side) = match stdio {
-        Some(stdio) => (Some(stdio.agent), Some(stdio.own)),
-        None => (None, None),
-    };
-    let detached = match plan.identity.files {
-        FileOwnership::Caller => Vec::new(),
-        FileOwnership::Idmapped => idmap::detached_mounts(resolved)?,
-    };
-    let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio: agent_side, window });
-    let flags = CloneFlags::CLONE_NEWUSER
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWCGROUP;
-    let join_cgroup = cgroup.is_some();
-    // A cgroup namespace has the cgroup of its making as its root: with a cgroup
-    // of the run's own it is made after the launcher has been moved there.
-    let flags = if join_cgroup { flags - CloneFlags::CLONE_NEWCGROUP } else { flags };
-    let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
-        .step(|| "start the launcher in namespaces of its own".to_owned())
-        .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
-    drop(given);
-    let launcher = Launcher { pid };
-    if let Some(cgroup) = cgroup {
-        cgroup.add(pid)?;
-    }
-    write_maps(pid, plan)?;
-    ours.send(&ToLauncher::Begin, &[])?;
-    for chunk in detached.chunks(MOST_DESCRIPTORS) {
-        let places = chunk.iter().map(|(place, _)| *place).collect();
-        let descriptors: Vec<_> = chunk.iter().map(|(_, tree)| tree.as_fd()).collect();
-        ours.send(&ToLauncher::Mounts(places), &descriptors)?;
-    }
-    ours.send(&ToLauncher::MountsEnd, &[])?;
-    drop(detached);
-    let result = supervise::supervise(resolved, ours, own_side);
-    drop(launcher);
-    result
-}
-
 /// The launcher process: killed and reaped when this value goes.
 struct Launcher {
     pid: Pid,
+}
+
+impl Launcher {
+    /// Starts it in namespaces of its own, with all that only the supervisor can
+    /// give: id maps, cgroup, detached mounts.
+    fn start(
+        resolved: &Resolved,
+        run: &str,
+        cgroup: Option<&Cgroup>,
+        stdio: Option<[OwnedFd; 3]>,
+    ) -> Result<(Self, Channel)> {
+        let plan = &resolved.plan;
+        let (ours, theirs) = Channel::pair()?;
+        let window = if plan.terminal { terminal::window_size() } else { None };
+        let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+            .step(|| "watch the supervisor".to_owned())?;
+        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window });
+        let mut flags = CloneFlags::CLONE_NEWUSER
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC;
+        // A cgroup namespace has the cgroup of its making as its root: with a
+        // cgroup of the run's own it is made after the launcher was moved there.
+        if cgroup.is_none() {
+            flags |= CloneFlags::CLONE_NEWCGROUP;
+        }
+        let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
+            .step(|| "start the launcher in namespaces of its own".to_owned())
+            .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
+        let launcher = Self { pid };
+        drop(given);
+        if let Some(cgroup) = cgroup {
+            cgroup.add(pid)?;
+        }
+        write_maps(pid, plan)?;
+        ours.send(&ToLauncher::Begin, &[])?;
+        let detached = match plan.identity.files {
+            FileOwnership::Caller => Vec::new(),
+            FileOwnership::Idmapped => idmap::detached_mounts(resolved)?,
+        };
+        for chunk in detached.chunks(MOST_DESCRIPTORS) {
+            let places = chunk.iter().map(|(place, _)| *place).collect();
+            let descriptors: Vec<_> = chunk.iter().map(|(_, tree)| tree.as_fd()).collect();
+            ours.send(&ToLauncher::Mounts(places), &descriptors)?;
+        }
+        ours.send(&ToLauncher::MountsEnd, &[])?;
+        Ok((launcher, ours))
+    }
 }
 
 impl Drop for Launcher {

@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use nix::unistd::{Uid, User};
-
 use super::{AGENT_ID, FileOwnership, IdMap, Identity};
 use crate::config::{Caller, Group};
 use crate::error::{Error, Result};
@@ -65,8 +63,13 @@ fn check_unused(id: u32) -> Result<()> {
             .because("runs by root use a reserved range that nobody else may have")
             .hint("belljar run --as-user NAME, or take the id out of that range"))
     };
-    if let Ok(Some(user)) = User::from_uid(Uid::from_raw(id)) {
-        return taken(format!("user {}", user.name));
+    for line in fs::read_to_string("/etc/passwd").unwrap_or_default().lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(uid)) = (fields.next(), fields.nth(1)) {
+            if uid.parse() == Ok(id) {
+                return taken(format!("user {name}"));
+            }
+        }
     }
     for file in ["/etc/subuid", "/etc/subgid"] {
         for line in fs::read_to_string(file).unwrap_or_default().lines() {
