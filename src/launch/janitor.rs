@@ -5,13 +5,12 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::fcntl::OFlag;
 use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
-use super::{cgroup, null};
+use super::null;
 use crate::config::Dirs;
 use crate::error::{Context, Result};
 use crate::runs;
@@ -25,7 +24,7 @@ pub struct Janitor {
 
 impl Janitor {
     /// Starts it. The caller must have one thread.
-    pub fn start(dirs: &Dirs, run: &Path, cgroup: Option<&Path>) -> Result<Self> {
+    pub fn start(dirs: &Dirs) -> Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe".to_owned())?;
         match sys::fork().step(|| "start the janitor".to_owned())? {
             ForkResult::Parent { .. } => Ok(Self { line: write.into() }),
@@ -40,7 +39,7 @@ impl Janitor {
                 sys::close_all_but(&[read.as_fd()]);
                 let _ = setsid();
                 let _ = chdir("/");
-                wait_and_clean(read.into(), dirs, run, cgroup.map(Path::to_owned));
+                wait_and_clean(read.into(), dirs);
                 process::exit(0)
             }
         }
@@ -53,15 +52,12 @@ impl Janitor {
     }
 }
 
-fn wait_and_clean(mut line: File, dirs: &Dirs, run: &Path, cgroup: Option<PathBuf>) {
+fn wait_and_clean(mut line: File, dirs: &Dirs) {
     let mut word = [0u8];
     if matches!(line.read(&mut word), Ok(1)) {
         return;
     }
-    // The supervisor is dead. Nobody is left to tell of an error; the next run
-    // cleans up what stays.
-    if let Some(cgroup) = cgroup {
-        let _ = cgroup::remove(&cgroup);
-    }
-    let _ = runs::bury(dirs, run, "the supervisor was killed");
+    // The supervisor is dead, and with it its lock. Nobody is left to tell of an
+    // error; the next run cleans up what stays.
+    let _ = runs::bury_dead(dirs, "the supervisor was killed");
 }

@@ -255,8 +255,10 @@ impl Container {
                     _ => return Err(self.failure(given)),
                 }
             }
-            if let Some(error) = verify::stranger_as_pid_1(given.plan, &self.runtime) {
-                return Err(self.kill_because(error));
+            if let Some(difference) = verify::stranger_as_pid_1() {
+                let error =
+                    Error::failed("verify: PID 1 of the container is not belljar's init; the agent did not run");
+                return Err(self.kill_because(error.because(difference)));
             }
             if begun.elapsed() > START_TIMEOUT {
                 return Err(self.kill_because(

@@ -62,10 +62,13 @@ pub fn run(resolved: Resolved, dirs: &Dirs, options: &RunOptions) -> Result<u8> 
     for directory in &resolved.needed {
         create_private(directory)?;
     }
+    // First, because it cleans up also after a supervisor that is killed while
+    // it makes the run directory.
+    let janitor = Janitor::start(dirs)?;
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
-    let mut made = Made { directory, cgroup: None, launcher: None, janitor: None };
+    let mut made = Made { directory, cgroup: None, launcher: None, janitor };
     let result = made.carry_out(&resolved, dirs, &receipt, &mut steps);
     match &result {
         Ok(outcome) => receipt.end(outcome),
@@ -94,12 +97,12 @@ struct Made {
     directory: RunDirectory,
     cgroup: Option<Cgroup>,
     launcher: Option<Launcher>,
-    janitor: Option<Janitor>,
+    janitor: Janitor,
 }
 
 impl Made {
-    /// Starts the launcher, and supervises it to the end. The receipt and the
-    /// janitor are made while the launcher is at work.
+    /// Starts the launcher, and supervises it to the end. The receipt is
+    /// written while the launcher is at work.
     fn carry_out(&mut self, resolved: &Resolved, dirs: &Dirs, receipt: &Receipt, steps: &mut Steps) -> Result<Outcome> {
         self.cgroup = Cgroup::create(&resolved.plan.limits, self.directory.id())?;
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
@@ -108,8 +111,7 @@ impl Made {
         self.launcher = Some(launcher);
         steps.end("launcher");
         receipt.write(dirs)?;
-        self.janitor = Some(Janitor::start(dirs, self.directory.path(), self.cgroup.as_ref().map(Cgroup::path))?);
-        steps.end("receipt and janitor");
+        steps.end("receipt");
         supervise::supervise(resolved, channel, own_side)
     }
 
@@ -118,7 +120,7 @@ impl Made {
         drop(self.launcher);
         let cgroup = self.cgroup.map_or(Ok(()), Cgroup::remove);
         let directory = self.directory.remove();
-        let janitor = self.janitor.map_or(Ok(()), Janitor::dismiss);
+        let janitor = self.janitor.dismiss();
         [cgroup, directory, janitor].into_iter().filter_map(Result::err).collect()
     }
 }

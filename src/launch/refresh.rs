@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -15,7 +16,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::protocol::{Channel, ToLauncher};
-use crate::plan::Directories;
 
 /// A run that is over by then needs no watches; what it would have missed until
 /// then, the first refresh makes up for. Closing an inotify instance takes the
@@ -28,14 +28,12 @@ const PAUSE: Duration = Duration::from_millis(120);
 /// Without watches (limits of inotify(7)) names are dropped this often.
 const BLIND: Duration = Duration::from_millis(500);
 
-/// One merged mount: its place in the plan, its source, its directories.
+/// One merged mount: its place in the plan, and its source.
 pub struct Watched {
     /// Place in the plan.
     pub index: usize,
     /// The pinned source.
     pub source: OwnedFd,
-    /// Directories below it, relative.
-    pub directories: Directories,
 }
 
 /// Watches until the supervisor ends.
@@ -77,9 +75,9 @@ impl Watcher {
         let mut watcher =
             Self { inotify: Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?, of: HashMap::new() };
         for (list, mount) in watched.iter().enumerate() {
-            for directory in &mount.directories {
-                watcher.add(watched, list, directory.clone())?;
-            }
+            // As it is now, not as the plan saw it: what came since counts too.
+            let device = nix::sys::stat::fstat(&mount.source)?.st_dev;
+            watcher.add_tree(watched, list, PathBuf::new(), device)?;
         }
         Ok(watcher)
     }
@@ -150,20 +148,23 @@ impl Watcher {
                 }
                 let is_new = event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
                 if let (true, true, Some(name)) = (is_new, event.mask.contains(AddWatchFlags::IN_ISDIR), event.name) {
-                    self.add_tree(watched, list, directory.join(name))?;
+                    let device = nix::sys::stat::fstat(&watched[list].source)?.st_dev;
+                    self.add_tree(watched, list, directory.join(name), device)?;
                 }
             }
         }
     }
 
-    fn add_tree(&mut self, watched: &[Watched], list: usize, directory: PathBuf) -> nix::Result<()> {
+    /// Watches a directory, then looks for those in it, so that none is missed.
+    /// Other file systems mounted below are not part of the run.
+    fn add_tree(&mut self, watched: &[Watched], list: usize, directory: PathBuf, device: u64) -> nix::Result<()> {
         self.add(watched, list, directory.clone())?;
-        let Ok(entries) = fs::read_dir(through(&watched[list].source, &directory)) else {
-            return Ok(());
-        };
+        let Ok(entries) = fs::read_dir(through(&watched[list].source, &directory)) else { return Ok(()) };
         for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.add_tree(watched, list, directory.join(entry.file_name()))?;
+            let is_below = entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && entry.metadata().is_ok_and(|meta| meta.dev() == device);
+            if is_below {
+                self.add_tree(watched, list, directory.join(entry.file_name()), device)?;
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use super::refresh::{self, Watched};
 use super::relay::{self, Budget, OwnSide, Relays};
 use super::terminal::AgentTerminal;
 use crate::error::{Context, EXIT_REFUSED, EXIT_TIMEOUT, Error, Result};
-use crate::plan::Resolved;
+use crate::plan::{MountKind, Resolved};
 
 /// How long the agent may take to end after a signal, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -169,12 +169,12 @@ impl Supervisor {
         let budget = resolved.plan.limits.output_bytes.as_ref().map(|limit| Arc::new(Budget::new(limit.value)));
         let relays = stdio.map(|own| relay::start(own, budget, &events)).transpose()?;
         let mut watched = Vec::new();
-        for (index, directories) in &resolved.directories {
-            let Some(source) = resolved.sources.get(index) else {
+        for (index, mount) in resolved.plan.mounts.iter().enumerate() {
+            let (MountKind::Merged { .. }, Some(source)) = (&mount.kind, resolved.sources.get(&index)) else {
                 continue;
             };
             let source: OwnedFd = source.try_clone().step(|| "duplicate a mount source".to_owned())?;
-            watched.push(Watched { index: *index, source, directories: directories.clone() });
+            watched.push(Watched { index, source });
         }
         Ok(Self {
             channel,

@@ -6,7 +6,6 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 
 use nix::unistd::Pid;
 
@@ -398,41 +397,26 @@ fn expect(
 }
 
 /// While the init has not reported: a PID 1 of a process namespace below ours
-/// that runs something other than the runtime or the init is a cheat.
-pub fn stranger_as_pid_1(plan: &Plan, runtime: &Child) -> Option<Error> {
-    let init = fs::metadata(staged("belljar/init")).ok()?;
+/// that runs neither the init nor what the runtime itself runs (it is a copy of
+/// the runtime until it executes the init) is a cheat.
+pub fn stranger_as_pid_1() -> Option<String> {
+    let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let init = identity(&staged("belljar/init"))?;
+    let mut ours = Vec::new();
+    let mut first = Vec::new();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
-            continue;
-        };
-        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let pids: Vec<&str> = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        if pids.len() < 2 || pids.last() != Some(&"1") || pid == runtime.id() {
-            continue;
-        }
-        let Ok(exe) = fs::metadata(entry.path().join("exe")) else {
-            continue;
-        };
-        if (exe.dev(), exe.ino()) == (init.dev(), init.ino()) {
-            continue;
-        }
-        let name = fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        // Until it executes the init, PID 1 is a copy of the runtime itself.
-        let same_root = fs::read_link(entry.path().join("root")).is_ok_and(|root| root == Path::new("/"));
-        let is_runtime = name.to_string_lossy().contains("crun")
-            || name == plan.runtime.path
-            || name.to_string_lossy().contains("memfd:");
-        if same_root && !is_runtime {
-            return Some(
-                Error::failed("verify: PID 1 of the container is not belljar's init; the agent did not run")
-                    .because(format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display())),
-            );
+        let process = entry.path();
+        let Ok(status) = fs::read_to_string(process.join("status")) else { continue };
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        let pids: Vec<&str> = pids.split_whitespace().collect();
+        let Some(exe) = identity(&process.join("exe")) else { continue };
+        match pids.as_slice() {
+            [_] => ours.push(exe),
+            [.., "1"] => first.push((exe, process.join("exe"))),
+            _ => {}
         }
     }
-    None
+    let (_, stranger) = first.into_iter().find(|(exe, _)| *exe != init && !ours.contains(exe))?;
+    let name = fs::read_link(&stranger).unwrap_or_default();
+    Some(format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
 }

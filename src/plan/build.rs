@@ -9,7 +9,6 @@ use super::mounts::{Mounts, Options, Surroundings};
 use super::own::{OwnPlaces, real_path};
 use super::request::{Access, MountArgument, Request};
 use super::source::{absolute, check_characters};
-use super::walk::Directories;
 use super::{
     Allowlist, BELLJAR_DIR, Blocked, Egress, EgressMode, HOME, Limits, MountKind, Plan, Seccomp, Trust, environment,
     identity, limits, read_mountinfo,
@@ -33,8 +32,6 @@ pub struct Resolved {
     pub plan: Plan,
     /// The pinned source of mounts, by their place in the plan.
     pub sources: BTreeMap<usize, OwnedFd>,
-    /// The directories below each merged mount, by its place in the plan.
-    pub directories: Vec<(usize, Directories)>,
     /// belljar's own directories that must be there before the run.
     pub needed: Vec<PathBuf>,
     /// The group.
@@ -114,7 +111,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     };
     let sources =
         mounts.sources.into_iter().enumerate().filter_map(|(index, source)| Some((index, source?.file))).collect();
-    Ok(Resolved { plan, sources, directories: mounts.directories, needed, group })
+    Ok(Resolved { plan, sources, needed, group })
 }
 
 /// Paths of /proc that tell about the host, or that a program could hurt it with.

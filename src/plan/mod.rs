@@ -36,7 +36,6 @@ pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};
 pub use source::{FileId, Source, absolute, identify, open_without_links};
 pub use submounts::{MountEntry, read_mountinfo};
-pub use walk::Directories;
 
 /// uid and gid of the agent inside (REQUIREMENTS: unprivileged `node`, 1000).
 pub const AGENT_ID: u32 = 1000;

@@ -9,7 +9,7 @@ use super::own::OwnPlaces;
 use super::request::{Access, MountArgument};
 use super::source::{FileId, Source, absolute, check_characters, open_without_links};
 use super::submounts::{MountEntry, below};
-use super::walk::{self, Directories};
+use super::walk;
 use super::{Allowlist, Blocked, Mount, MountKind, Shadow, ShadowKind, Shadowed, Trust};
 use crate::config::Caller;
 use crate::error::{Context, Error, Result};
@@ -41,8 +41,6 @@ pub struct Mounts {
     pub list: Vec<Mount>,
     /// The pinned source of each, by its place in the list.
     pub sources: Vec<Option<Source>>,
-    /// The directories below each merged one, by its place in the list.
-    pub directories: Vec<(usize, Directories)>,
     /// What is hidden, counted.
     pub shadowed: Shadowed,
     /// What a person should know.
@@ -253,8 +251,7 @@ impl Mounts {
         let covers: Vec<(String, MountKind, String)> =
             shadows.iter().filter_map(|shadow| cover(target, shadow)).collect();
         let kind = MountKind::Merged { source: source.path.clone(), id: source.id, shadows };
-        let index = self.add(target, kind, Options::RO, reason, Some(source));
-        self.directories.push((index, found.directories));
+        self.add(target, kind, Options::RO, reason, Some(source));
         for (target, kind, reason) in covers {
             let options = if matches!(kind, MountKind::DevNull) { Options::NULL } else { Options::RO };
             self.push(&target, kind, options, &reason);

@@ -1,4 +1,4 @@
-//! The walk below a mount: what must be hidden, which directories there are.
+//! The walk below a mount: what must be hidden.
 //!
 //! It goes by descriptors from the pinned source and follows no link, so that
 //! nobody can lead it elsewhere. Parallel where the tree is large: 100,000 files
@@ -26,17 +26,11 @@ const ALONE: usize = 48;
 const MOST_THREADS: usize = 8;
 const BUFFER: usize = 32 << 10;
 
-/// Directories below a source, relative to it, the source itself (the empty
-/// path) included.
-pub type Directories = Vec<PathBuf>;
-
 /// What the walk found.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// Names to hide, sorted.
     pub shadows: Vec<Shadow>,
-    /// Every directory that the agent can see.
-    pub directories: Directories,
     /// Hidden files that have another name somewhere.
     pub linked: Vec<(FileId, PathBuf)>,
     /// Git directories: `.git`, bare repositories, submodules' ones.
@@ -52,12 +46,10 @@ pub fn search(root: &OwnedFd, blocked: &Blocked) -> Findings {
         all.shadows.extend(seen.findings.shadows);
         all.linked.extend(seen.findings.linked);
         all.git_directories.extend(seen.findings.git_directories);
-        all.directories.push(relative.to_owned());
         seen.below
     });
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.shadows.sort();
-    found.directories.sort();
     found
 }
 

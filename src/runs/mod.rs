@@ -21,6 +21,7 @@ pub use receipt::{Receipt, Status};
 
 const LOCK: &str = "lock";
 const STATE: &str = "state.json";
+const RUNS_LOCK: &str = "runs.lock";
 
 /// A live run, as its directory says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,12 +56,8 @@ impl RunDirectory {
         create_private(&dirs.run)?;
         create_private(&dirs.receipts())?;
         // Between making the directory and taking its lock it looks dead.
-        let _guard = lock(&dirs.data.join("runs.lock"), FlockArg::LockExclusive)?;
-        for path in directories(dirs)? {
-            if !is_live(&path) {
-                bury(dirs, &path, "the machine or the supervisor was stopped")?;
-            }
-        }
+        let _guard = lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)?;
+        bury_those_not_live(dirs, "the machine or the supervisor was stopped")?;
         let (id, path) = make_directory(dirs)?;
         let lock = lock(&path.join(LOCK), FlockArg::LockExclusiveNonblock)?;
         let state = LiveRun {
@@ -140,8 +137,20 @@ fn directories(dirs: &Dirs) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Removes what a dead run left, and closes its receipt.
-pub fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
+/// Removes what dead runs left, and closes their receipts.
+pub fn bury_dead(dirs: &Dirs, why: &str) -> Result<()> {
+    if directories(dirs)?.is_empty() {
+        return Ok(());
+    }
+    let _guard = lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)?;
+    bury_those_not_live(dirs, why)
+}
+
+fn bury_those_not_live(dirs: &Dirs, why: &str) -> Result<()> {
+    directories(dirs)?.iter().filter(|path| !is_live(path)).try_for_each(|path| bury(dirs, path, why))
+}
+
+fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
     let state = fs::read_to_string(path.join(STATE)).ok().and_then(|text| serde_json::from_str::<LiveRun>(&text).ok());
     if let Some(state) = state {
         if let Some(cgroup) = &state.cgroup {
@@ -151,6 +160,7 @@ pub fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
             receipt.interrupt(why);
             receipt.write(dirs, &state.run)?;
         }
+        receipt::remove_unfinished(dirs, &state.run);
     }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

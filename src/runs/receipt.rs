@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
-use tempfile::NamedTempFile;
 
 use super::now;
 use crate::config::Dirs;
@@ -111,6 +110,18 @@ fn path(dirs: &Dirs, run: &str) -> PathBuf {
     dirs.receipts().join(format!("{run}.json"))
 }
 
+/// Where a receipt is written before it takes its place: a name of the run's
+/// own, so that what a killed run left can be found.
+fn unfinished(dirs: &Dirs, run: &str) -> PathBuf {
+    dirs.receipts().join(format!(".{run}.json.new"))
+}
+
+/// Removes what a killed run left half written.
+pub fn remove_unfinished(dirs: &Dirs, run: &str) {
+    // Mostly there is none.
+    let _ = fs::remove_file(unfinished(dirs, run));
+}
+
 impl Stored {
     /// Reads the receipt of the run.
     pub fn load(dirs: &Dirs, run: &str) -> Result<Self> {
@@ -137,10 +148,9 @@ impl Stored {
     pub fn write(&self, dirs: &Dirs, run: &str) -> Result<()> {
         let path = path(dirs, run);
         let write = || -> std::io::Result<()> {
-            let mut file = NamedTempFile::new_in(dirs.receipts())?;
-            file.write_all((self.0.to_string() + "\n").as_bytes())?;
-            file.persist(&path).map_err(|error| error.error)?;
-            Ok(())
+            let unfinished = unfinished(dirs, run);
+            fs::write(&unfinished, self.0.to_string() + "\n")?;
+            fs::rename(&unfinished, &path)
         };
         write().step(|| format!("write the receipt {}", path.display()))
     }
