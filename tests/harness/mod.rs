@@ -6,7 +6,7 @@
 //! another place: nothing here looks at the source tree at run time.
 
 // Every test executable compiles this module, and each uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod process;
 pub mod text;
@@ -36,21 +36,14 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// The program under test.
 pub fn belljar() -> PathBuf {
-    std::env::var_os("BELLJAR_BIN")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_belljar")), PathBuf::from)
+    std::env::var_os("BELLJAR_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_belljar")), PathBuf::from)
 }
 
 /// The program that runs inside, and in controls outside.
 pub fn probe() -> PathBuf {
-    let probe = std::env::var_os("BELLJAR_PROBE").map_or_else(
-        || belljar().with_file_name("examples").join("probe"),
-        PathBuf::from,
-    );
-    assert!(
-        probe.is_file(),
-        "{} is missing: cargo build --example probe",
-        probe.display()
-    );
+    let probe = std::env::var_os("BELLJAR_PROBE")
+        .map_or_else(|| belljar().with_file_name("examples").join("probe"), PathBuf::from);
+    assert!(probe.is_file(), "{} is missing: cargo build --example probe", probe.display());
     probe
 }
 
@@ -75,9 +68,7 @@ pub fn skip(missing: &str) {
 
 /// A program of the system, whoever runs the tests.
 pub fn system_program(name: &str) -> Option<PathBuf> {
-    PATH.split(':')
-        .map(|directory| Path::new(directory).join(name))
-        .find(|file| file.is_file())
+    PATH.split(':').map(|directory| Path::new(directory).join(name)).find(|file| file.is_file())
 }
 
 /// Waits until `happened`; a failure when it has not within the deadline.
@@ -177,10 +168,8 @@ impl Jar {
 
     /// Allows extra mounts below these directories, each `(path, read-write)`.
     pub fn allow(&self, roots: &[(&Path, bool)]) {
-        let roots: Vec<serde_json::Value> = roots
-            .iter()
-            .map(|(path, rw)| serde_json::json!({"path": path, "allowReadWrite": rw}))
-            .collect();
+        let roots: Vec<serde_json::Value> =
+            roots.iter().map(|(path, rw)| serde_json::json!({"path": path, "allowReadWrite": rw})).collect();
         let text = serde_json::json!({"allowedRoots": roots}).to_string();
         self.write("belljar/config/mount-allowlist.json", &text);
     }
@@ -249,13 +238,15 @@ impl Jar {
     /// The receipts, oldest first.
     pub fn receipts(&self) -> Vec<serde_json::Value> {
         let directory = self.path("belljar/data/receipts");
-        names_in(&directory)
+        let mut receipts: Vec<serde_json::Value> = names_in(&directory)
             .into_iter()
             .map(|name| {
                 let text = fs::read_to_string(directory.join(name)).expect("read a receipt");
                 serde_json::from_str(&text).expect("a receipt is JSON")
             })
-            .collect()
+            .collect();
+        receipts.sort_by_key(|receipt| receipt["started"].as_str().map(str::to_owned));
+        receipts
     }
 
     fn git(&self, arguments: &[&str]) {
@@ -278,12 +269,7 @@ fn run_line<'a>(options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
 /// Names in a directory, sorted; none when it is not there.
 pub fn names_in(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory)
-        .map(|entries| {
-            entries
-                .flatten()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect()
-        })
+        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
         .unwrap_or_default();
     names.sort();
     names

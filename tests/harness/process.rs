@@ -139,9 +139,7 @@ pub struct Live {
 impl Live {
     /// Starts it; what it writes into pipes is collected.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         Self {
             stdin: child.stdin.take(),
             stdout: child.stdout.take().map(Collected::from),
@@ -168,9 +166,7 @@ impl Live {
 
     /// Waits until its stdout holds `text`.
     pub fn wait_for(&self, text: &str) {
-        let holds = |stream: &Stream| {
-            stream.bytes.windows(text.len()).any(|window| window == text.as_bytes())
-        };
+        let holds = |stream: &Stream| stream.bytes.windows(text.len()).any(|window| window == text.as_bytes());
         let stdout = self.stdout.as_ref().expect("stdout is a pipe");
         assert!(
             stdout.wait(self.deadline, holds),
@@ -187,11 +183,7 @@ impl Live {
 
     /// Writes to its stdin.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.stdin
-            .as_mut()
-            .expect("stdin is a pipe")
-            .write_all(bytes)
-            .expect("it reads its stdin");
+        self.stdin.as_mut().expect("stdin is a pipe").write_all(bytes).expect("it reads its stdin");
     }
 
     /// Waits until it has ended and all that it wrote is there.
@@ -217,9 +209,7 @@ impl Live {
             })
         };
         Outcome {
-            code: status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
             stdout: collect(self.stdout.take()),
             stderr: collect(self.stderr.take()),
         }
@@ -266,9 +256,8 @@ pub fn processes_with(mark: &str) -> Vec<u32> {
     pids()
         .into_iter()
         .filter(|pid| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-                line.windows(mark.len()).any(|window| window == mark.as_bytes())
-            })
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.windows(mark.len()).any(|window| window == mark.as_bytes()))
         })
         .collect()
 }
@@ -285,10 +274,7 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 
 /// The process and all below it.
 pub fn descendants(pid: Pid) -> Vec<Known> {
-    let all: Vec<(u32, Vec<String>)> = pids()
-        .into_iter()
-        .filter_map(|pid| Some((pid, stat(pid)?)))
-        .collect();
+    let all: Vec<(u32, Vec<String>)> = pids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
     let mut family = BTreeSet::from([pid.as_raw() as u32]);
     let mut grown = true;
     while grown {
@@ -308,7 +294,6 @@ pub fn descendants(pid: Pid) -> Vec<Known> {
 
 /// Whether the process is still there, and not only waited for.
 pub fn is_alive(known: &Known) -> bool {
-    stat(known.0).is_some_and(|fields| {
-        fields.get(19) == Some(&known.1) && fields.first().is_none_or(|state| state != "Z")
-    })
+    stat(known.0)
+        .is_some_and(|fields| fields.get(19) == Some(&known.1) && fields.first().is_none_or(|state| state != "Z"))
 }

@@ -53,10 +53,7 @@ pub fn serve(directory: &Path) -> io::Result<()> {
     let shm = unsafe { libc::shmget(key, 4096, libc::IPC_CREAT | 0o600) };
     let posix = Path::new("/dev/shm").join(&name);
     fs::write(&posix, "shared")?;
-    println!(
-        "{}",
-        serde_json::json!({"pid": own, "abstract": name, "port": port, "shm_key": key, "shm_name": name})
-    );
+    println!("{}", serde_json::json!({"pid": own, "abstract": name, "port": port, "shm_key": key, "shm_name": name}));
     for line in io::stdin().lock().lines() {
         if line? == "count" {
             let of = |counter: &AtomicU64| counter.load(Ordering::SeqCst);

@@ -150,11 +150,7 @@ impl Case {
             // strings that `Cases` keeps alive; the child exits right after.
             unsafe { libc::syscall(self.number, a[0], a[1], a[2], a[3], a[4], a[5]) }
         });
-        Probe {
-            name: self.name.clone(),
-            expected: self.expected,
-            answer,
-        }
+        Probe { name: self.name.clone(), expected: self.expected, answer }
     }
 }
 
@@ -188,22 +184,13 @@ mod number {
 
 impl Cases {
     fn new(dir: PathBuf) -> Self {
-        Self {
-            list: Vec::new(),
-            strings: Vec::new(),
-            dir,
-        }
+        Self { list: Vec::new(), strings: Vec::new(), dir }
     }
 
     fn add(&mut self, name: &str, expected: Expected, number: c_long, arguments: &[c_long]) {
         let mut all = [0; 6];
         all[..arguments.len()].copy_from_slice(arguments);
-        self.list.push(Case {
-            name: name.to_owned(),
-            expected,
-            number,
-            arguments: all,
-        });
+        self.list.push(Case { name: name.to_owned(), expected, number, arguments: all });
     }
 
     /// The address of a string that lives as long as the list.
@@ -297,12 +284,7 @@ impl Cases {
         for &(name, number, arguments) in refused {
             self.add(name, Refused, number, arguments);
         }
-        self.add(
-            "open_tree_attr",
-            RefusedOrAbsent,
-            number::OPEN_TREE_ATTR,
-            &[-1, empty, ALL],
-        );
+        self.add("open_tree_attr", RefusedOrAbsent, number::OPEN_TREE_ATTR, &[-1, empty, ALL]);
         #[rustfmt::skip]
         let absent: &[(&str, c_long, &[c_long])] = &[
             ("clone3", libc::SYS_clone3, &[NULL, 0]),
@@ -316,12 +298,7 @@ impl Cases {
             self.add(name, Absent, number, arguments);
         }
         #[cfg(target_arch = "x86_64")]
-        self.add(
-            "getpid through x32",
-            Expected::Killed,
-            0x4000_0000 | libc::SYS_getpid,
-            &[],
-        );
+        self.add("getpid through x32", Expected::Killed, 0x4000_0000 | libc::SYS_getpid, &[]);
     }
 
     fn namespaces(&mut self) {
@@ -338,42 +315,18 @@ impl Cases {
         ];
         for &(name, flag) in flags {
             for (high, mark) in [(0, ""), (HIGH, " with a high bit")] {
-                self.add(
-                    &format!("clone({name}){mark}"),
-                    Expected::Refused,
-                    libc::SYS_clone,
-                    &[high | flag | SIGCHLD],
-                );
+                self.add(&format!("clone({name}){mark}"), Expected::Refused, libc::SYS_clone, &[high | flag | SIGCHLD]);
             }
-            self.add(
-                &format!("unshare({name})"),
-                Expected::Refused,
-                libc::SYS_unshare,
-                &[flag],
-            );
+            self.add(&format!("unshare({name})"), Expected::Refused, libc::SYS_unshare, &[flag]);
         }
-        self.add(
-            "clone(SIGCHLD)",
-            Expected::Passes,
-            libc::SYS_clone,
-            &[SIGCHLD],
-        );
+        self.add("clone(SIGCHLD)", Expected::Passes, libc::SYS_clone, &[SIGCHLD]);
     }
 
     /// On descriptor -1: what reaches the kernel answers `EBADF`.
     fn terminals(&mut self) {
-        let refused: &[(&str, c_long)] = &[
-            ("TIOCSTI", 0x5412),
-            ("TIOCLINUX", 0x541c),
-            ("TIOCSETD", 0x5423),
-        ];
+        let refused: &[(&str, c_long)] = &[("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541c), ("TIOCSETD", 0x5423)];
         for &(name, command) in refused {
-            self.add(
-                &format!("ioctl({name})"),
-                Expected::Refused,
-                libc::SYS_ioctl,
-                &[-1, command, NULL],
-            );
+            self.add(&format!("ioctl({name})"), Expected::Refused, libc::SYS_ioctl, &[-1, command, NULL]);
             for bit in 32..64 {
                 self.add(
                     &format!("ioctl({name} | 1 << {bit})"),
@@ -385,12 +338,7 @@ impl Cases {
             // Each command that differs in one bit must get through.
             for bit in 0..32 {
                 let near = command ^ (1 << bit);
-                self.add(
-                    &format!("ioctl({near:#x})"),
-                    Expected::Passes,
-                    libc::SYS_ioctl,
-                    &[-1, near, NULL],
-                );
+                self.add(&format!("ioctl({near:#x})"), Expected::Passes, libc::SYS_ioctl, &[-1, near, NULL]);
             }
         }
     }
@@ -407,18 +355,10 @@ impl Cases {
                 if family == NETLINK {
                     continue;
                 }
-                let (expected, kind) = if allowed {
-                    (Passes, STREAM)
-                } else {
-                    (Refused, NO_TYPE)
-                };
+                let (expected, kind) = if allowed { (Passes, STREAM) } else { (Refused, NO_TYPE) };
                 let name = format!("socket(family {family}){mark}");
                 self.add(&name, expected, libc::SYS_socket, &[high | family, kind, 0]);
-                let (expected, kind) = if family == UNIX {
-                    (Passes, STREAM)
-                } else {
-                    (Refused, NO_TYPE)
-                };
+                let (expected, kind) = if family == UNIX { (Passes, STREAM) } else { (Refused, NO_TYPE) };
                 let name = format!("socketpair(family {family}){mark}");
                 // The pair has nowhere to go: `EFAULT` when the call gets through.
                 let arguments = [high | family, kind, 0, NOWHERE];
@@ -426,11 +366,7 @@ impl Cases {
             }
         }
         for protocol in 0..32 {
-            let (expected, kind) = if protocol == 0 {
-                (Passes, RAW)
-            } else {
-                (Refused, NO_TYPE)
-            };
+            let (expected, kind) = if protocol == 0 { (Passes, RAW) } else { (Refused, NO_TYPE) };
             for (high, mark) in [(0, ""), (HIGH, " with a high bit")] {
                 let name = format!("socket(AF_NETLINK, protocol {protocol}){mark}");
                 let arguments = [NETLINK | high, kind, protocol | high];
@@ -468,70 +404,29 @@ impl Cases {
         let here = self.text(here.as_os_str().as_bytes());
         for mode in [0o755, 0o1755, 0o4755, 0o2755, 0o6755, 0o4700, 0o2700] {
             let bits = mode & 0o6000 != 0;
-            let expected = if bits {
-                Expected::Refused
-            } else {
-                Expected::Passes
-            };
-            let newer = if bits {
-                Expected::RefusedOrAbsent
-            } else {
-                Expected::Passes
-            };
+            let expected = if bits { Expected::Refused } else { Expected::Passes };
+            let newer = if bits { Expected::RefusedOrAbsent } else { Expected::Passes };
             let mut list: Vec<(&str, c_long, Vec<c_long>)> = vec![
                 ("fchmod", libc::SYS_fchmod, vec![descriptor, mode]),
                 ("fchmodat", libc::SYS_fchmodat, vec![HERE, file, mode]),
-                (
-                    "openat(O_CREAT)",
-                    libc::SYS_openat,
-                    vec![HERE, self.fresh(), CREATE, mode],
-                ),
-                (
-                    "openat(O_TMPFILE)",
-                    libc::SYS_openat,
-                    vec![HERE, here, UNNAMED, mode],
-                ),
+                ("openat(O_CREAT)", libc::SYS_openat, vec![HERE, self.fresh(), CREATE, mode]),
+                ("openat(O_TMPFILE)", libc::SYS_openat, vec![HERE, here, UNNAMED, mode]),
                 ("mkdirat", libc::SYS_mkdirat, vec![HERE, self.fresh(), mode]),
-                (
-                    "mknodat(file)",
-                    libc::SYS_mknodat,
-                    vec![HERE, self.fresh(), 0o100_000 | mode, 0],
-                ),
-                (
-                    "mknodat(FIFO)",
-                    libc::SYS_mknodat,
-                    vec![HERE, self.fresh(), 0o010_000 | mode, 0],
-                ),
+                ("mknodat(file)", libc::SYS_mknodat, vec![HERE, self.fresh(), 0o100_000 | mode, 0]),
+                ("mknodat(FIFO)", libc::SYS_mknodat, vec![HERE, self.fresh(), 0o010_000 | mode, 0]),
             ];
             #[cfg(target_arch = "x86_64")]
             list.extend([
                 ("chmod", libc::SYS_chmod, vec![file, mode]),
                 ("creat", libc::SYS_creat, vec![self.fresh(), mode]),
-                (
-                    "open(O_CREAT)",
-                    libc::SYS_open,
-                    vec![self.fresh(), CREATE, mode],
-                ),
+                ("open(O_CREAT)", libc::SYS_open, vec![self.fresh(), CREATE, mode]),
                 ("open(O_TMPFILE)", libc::SYS_open, vec![here, UNNAMED, mode]),
                 ("mkdir", libc::SYS_mkdir, vec![self.fresh(), mode]),
-                (
-                    "mknod(file)",
-                    libc::SYS_mknod,
-                    vec![self.fresh(), 0o100_000 | mode, 0],
-                ),
-                (
-                    "mknod(FIFO)",
-                    libc::SYS_mknod,
-                    vec![self.fresh(), 0o010_000 | mode, 0],
-                ),
+                ("mknod(file)", libc::SYS_mknod, vec![self.fresh(), 0o100_000 | mode, 0]),
+                ("mknod(FIFO)", libc::SYS_mknod, vec![self.fresh(), 0o010_000 | mode, 0]),
             ]);
             for (name, number, arguments) in list {
-                self.add(
-                    &format!("{name} with mode {mode:04o}"),
-                    expected,
-                    number,
-                    &arguments,
-                );
+                self.add(&format!("{name} with mode {mode:04o}"), expected, number, &arguments);
             }
             if bits {
                 let name = format!("fchmodat2 with mode {mode:04o}");
@@ -539,20 +434,10 @@ impl Cases {
             }
             // What lies above the sixteen bits of a mode must not hide it.
             let name = format!("fchmodat with mode {mode:04o} and a high bit");
-            self.add(
-                &name,
-                expected,
-                libc::SYS_fchmodat,
-                &[HERE, file, mode | HIGH],
-            );
+            self.add(&name, expected, libc::SYS_fchmodat, &[HERE, file, mode | HIGH]);
             // Without creating, the mode is whatever the register held.
             let name = format!("openat without O_CREAT, mode {mode:04o}");
-            self.add(
-                &name,
-                Expected::Passes,
-                libc::SYS_openat,
-                &[HERE, file, 0, mode],
-            );
+            self.add(&name, Expected::Passes, libc::SYS_openat, &[HERE, file, 0, mode]);
         }
         Ok(())
     }
@@ -568,19 +453,12 @@ fn in_child(call: impl Fn() -> c_long) -> Answer {
         return Answer::NotTried(last_errno());
     }
     if child == 0 {
-        let none = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: as above; `none` outlives the call, a null status is allowed.
         unsafe {
             libc::setsid();
             libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
-            let code = if call() < 0 {
-                last_errno().clamp(1, 255)
-            } else {
-                0
-            };
+            let code = if call() < 0 { last_errno().clamp(1, 255) } else { 0 };
             // A clone that got through leaves a child, which exits just below.
             libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL);
             libc::_exit(code);

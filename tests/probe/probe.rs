@@ -87,11 +87,8 @@ fn identity() -> io::Result<()> {
 /// root has.
 fn writable() -> io::Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let mut targets: Vec<String> = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|target| target.replace("\\040", " "))
-        .collect();
+    let mut targets: Vec<String> =
+        table.lines().filter_map(|line| line.split(' ').nth(4)).map(|target| target.replace("\\040", " ")).collect();
     for entry in fs::read_dir("/")?.flatten() {
         targets.push(entry.path().to_string_lossy().into_owned());
     }
@@ -116,10 +113,7 @@ fn writable() -> io::Result<()> {
 fn calls(scratch: &Path) -> io::Result<()> {
     for probe in seccomp::run(scratch)? {
         let verdict = if probe.holds() { "holds" } else { "broken" };
-        tell(
-            &probe.name,
-            &format!("{verdict}: {} for {:?}", probe.answer, probe.expected),
-        );
+        tell(&probe.name, &format!("{verdict}: {} for {:?}", probe.answer, probe.expected));
     }
     Ok(())
 }
@@ -131,7 +125,10 @@ fn poll(file: &Path, stop: &Path, secret: &str) -> io::Result<()> {
     let (mut reads, mut leaks) = (0u64, 0u64);
     let parent = file.parent().unwrap_or(Path::new("/"));
     println!("polling");
-    while !stop.exists() {
+    let mut stopping = false;
+    while !stopping {
+        // Once more when it is told to stop, so that it has always read.
+        stopping = stop.exists();
         for _ in 0..50 {
             reads += 1;
             leaks += u64::from(holds(file, secret));
@@ -149,7 +146,5 @@ fn poll(file: &Path, stop: &Path, secret: &str) -> io::Result<()> {
 }
 
 fn holds(file: &Path, secret: &str) -> bool {
-    fs::read(file).is_ok_and(|bytes| {
-        bytes.windows(secret.len()).any(|window| window == secret.as_bytes())
-    })
+    fs::read(file).is_ok_and(|bytes| bytes.windows(secret.len()).any(|window| window == secret.as_bytes()))
 }

@@ -1,0 +1,135 @@
+//! Promise: the root is the host's /usr or an unpacked directory, read-only either
+//! way, and nothing that somebody planted in it decides where a mount goes.
+
+mod harness;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use harness::{Jar, SECRET, system_program};
+
+/// Unpacks a small root: a few of the host's programs with their libraries.
+fn unpack(jar: &Jar) -> PathBuf {
+    let root = jar.path("root");
+    let mut files = BTreeSet::new();
+    for name in ["sh", "ls", "cat", "id", "touch"] {
+        let program = system_program(name).expect("every host has it");
+        let libraries = Command::new("ldd").arg(&program).output().expect("ldd is there");
+        let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
+        files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
+        files.insert(Path::new("/bin").join(name));
+    }
+    for file in files {
+        let to = root.join(file.strip_prefix("/").expect("it is absolute"));
+        fs::create_dir_all(to.parent().expect("it has one")).expect("make a directory");
+        fs::copy(fs::canonicalize(&file).expect("it is there"), to).expect("copy a file");
+    }
+    jar.write("root/etc/os-release", "NAME=small\n");
+    jar.write("root/etc/passwd", "planted\n");
+    jar.write("root/srv/data", "of the root\n");
+    root
+}
+
+#[test]
+fn the_hosts_usr_and_nothing_else_of_the_host() {
+    let jar = Jar::new();
+    let out = jar
+        .sh("ls /; ls /root /home /var /boot /srv 2>/dev/null; cat /etc/passwd; cat /etc/shadow; true")
+        .success()
+        .out();
+    let top: BTreeSet<&str> =
+        out.lines().take_while(|line| *line != "/home:").filter(|line| !line.is_empty()).collect();
+    for foreign in ["root", "boot", "srv", "media", "mnt", "sys", "opt"] {
+        assert!(!top.contains(foreign), "/{foreign} of the host is there: {out}");
+    }
+    assert!(out.contains("node:x:1000:1000:") && !out.contains("root:$"), "{out}");
+    let of_home: Vec<&str> =
+        out.lines().skip_while(|line| *line != "/home:").skip(1).take_while(|line| !line.is_empty()).collect();
+    assert_eq!(of_home, ["node"], "homes of the host are there: {out}");
+}
+
+#[test]
+fn an_unpacked_root_runs_with_belljars_own_parts() {
+    let jar = Jar::new();
+    let root = unpack(&jar).to_string_lossy().into_owned();
+    let before = harness::tree(Path::new(&root));
+    let script = "cat /etc/os-release /srv/data; id -u; touch /x /srv/x /etc/x 2>/dev/null; touch /workspace/group/x && ls /workspace/group; cat /workspace/project/.env";
+    let out = jar.run(&["--rootfs", &root], &["sh", "-c", script]).success();
+    assert_eq!(out.out(), "NAME=small\nof the root\n1000\nx\n", "{}", out.err());
+    let out = jar.run(&["--rootfs", &root], &["cat", "/etc/passwd"]).success().out();
+    assert!(out.contains("node:x:1000") && !out.contains("planted"), "{out}");
+    jar.run(&["--rootfs", &root], &["git", "--version"]).exits(127);
+    assert_eq!(harness::tree(Path::new(&root)), before, "the root was changed");
+}
+
+#[test]
+fn a_planted_link_at_a_mount_target_refuses_the_run() {
+    let jar = Jar::new();
+    let root = unpack(&jar);
+    fs::create_dir(jar.path("outside")).expect("make a directory");
+    for name in ["proc", "sys", "dev", "run", "tmp", "home", "workspace"] {
+        let planted = root.join(name);
+        symlink(jar.path("outside"), &planted).expect("plant a link");
+        jar.run(&["--rootfs", &root.to_string_lossy()], &["true"])
+            .exits(125)
+            .says(&[&format!("its /{name} is a link")]);
+        fs::remove_file(&planted).expect("take it away");
+    }
+    for name in ["etc", "usr"] {
+        fs::create_dir_all(root.join(name)).expect("make a directory");
+        fs::rename(root.join(name), root.join("aside")).expect("move it aside");
+        symlink(jar.path("outside"), root.join(name)).expect("plant a link");
+        jar.run(&["--rootfs", &root.to_string_lossy()], &["true"]).exits(125).says(&["is a link"]);
+        fs::remove_file(root.join(name)).expect("take it away");
+        fs::rename(root.join("aside"), root.join(name)).expect("move it back");
+    }
+    assert!(harness::names_in(&jar.path("outside")).is_empty(), "something was written through a planted link");
+}
+
+#[test]
+fn links_deeper_in_the_root_lead_nowhere() {
+    let jar = Jar::new();
+    let root = unpack(&jar);
+    jar.write("outside/secret", SECRET);
+    for (name, target) in [("srv/link", "outside/secret"), ("etc/hosts", "outside/secret"), ("etc/ssl", "outside")] {
+        let _ = fs::remove_file(root.join(name));
+        symlink(jar.path(target), root.join(name)).expect("plant a link");
+    }
+    fs::create_dir_all(root.join("workspace")).expect("make a directory");
+    symlink(jar.path("outside"), root.join("workspace/group")).expect("plant a link");
+    symlink(jar.path("outside"), root.join("workspace/project")).expect("plant a link");
+    let script = "cat /srv/link /etc/hosts /etc/ssl/secret /workspace/project/secret; touch /workspace/group/made";
+    let out = jar.run(&["--rootfs", &root.to_string_lossy()], &["sh", "-c", script]).success();
+    assert!(!out.out().contains(SECRET), "{}", out.out());
+    assert_eq!(harness::names_in(&jar.path("outside")), ["secret"]);
+}
+
+#[test]
+fn a_root_with_homes_or_belljars_own_in_it_is_refused() {
+    let jar = Jar::new();
+    let whole = jar.text("");
+    jar.run(&["--rootfs", "/"], &["true"]).exits(125).says(&["the host's own root"]);
+    jar.run(&["--rootfs", whole.trim_end_matches('/')], &["true"]).exits(125).says(&["--rootfs", "home"]);
+    jar.run(&["--rootfs", &jar.text("belljar")], &["true"]).exits(125).says(&["belljar's own directory"]);
+    jar.run(&["--rootfs", &jar.text("belljar/config")], &["true"]).exits(125).says(&["belljar's own directory"]);
+    jar.run(&["--rootfs", &jar.text("project/README.md")], &["true"]).exits(125).says(&["not a directory"]);
+    symlink(jar.path("home"), jar.path("link")).expect("make a link");
+    jar.run(&["--rootfs", &jar.text("link")], &["true"]).exits(125).says(&["symbolic link"]);
+}
+
+#[test]
+fn as_user_is_for_root_and_does_everything_with_that_users_rights() {
+    let jar = Jar::new();
+    if !harness::is_root() {
+        jar.run(&["--as-user", "root"], &["true"]).exits(125).says(&["for root"]);
+        return;
+    }
+    jar.run(&["--as-user", "no-such-user"], &["true"]).exits(125).says(&["no such user"]);
+    // nobody has no home to write in: refused, and nothing was done as root.
+    let outcome = jar.run(&["--as-user", "nobody", "--project", &jar.text("project")], &["true"]);
+    assert_eq!(outcome.exits(125).out(), "");
+    assert!(!jar.path("belljar/data").exists(), "root's own directories were used");
+}
