@@ -44,8 +44,9 @@ const KEPT: [(&str, &str); 21] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 12] = tree![
+const TESTS: [(&str, &str); 14] = tree![
     "tests/bad_input.rs",
+    "tests/bundle.rs",
     "tests/cheats.rs",
     "tests/cli_end.rs",
     "tests/cli_run.rs",
@@ -54,6 +55,7 @@ const TESTS: [(&str, &str); 12] = tree![
     "tests/mounts.rs",
     "tests/nothing_left.rs",
     "tests/races.rs",
+    "tests/rootfs.rs",
     "tests/shadows.rs",
     "tests/terminal.rs",
     "tests/tools.rs",

@@ -129,6 +129,27 @@ fn after_sigkill_of_the_supervisor_at_any_moment() {
     assert!(began > 0, "no agent had begun when its supervisor was killed");
 }
 
+/// Before the agent begins there are helpers that live for a moment only: none of
+/// them may be left when its parent is killed while it makes them.
+#[test]
+fn after_sigkill_in_the_first_milliseconds() {
+    let jar = Jar::new();
+    let project = tree(&jar.project());
+    let mut dice = Dice::new();
+    for number in 0..5 * KILLS {
+        let mark = mark(number);
+        let live = start(&jar, &[], &mark);
+        thread::sleep(Duration::from_micros(dice.below(12_000)));
+        live.signal(Signal::SIGKILL);
+        // Not by waiting for the end of its output, which a process that is left
+        // would hold open.
+        drop(live);
+        eventually("no process of the run is left", SOON, || processes_with(&mark).is_empty());
+        eventually("no run directory is left", SOON, || jar.live_runs().is_empty());
+    }
+    nothing_is_left(&jar, "no such mark", &project);
+}
+
 #[test]
 fn after_sigkill_while_the_agent_runs() {
     let jar = Jar::new();

@@ -10,6 +10,9 @@ use std::process::Command;
 pub struct Start {
     /// The program.
     pub program: PathBuf,
+    /// The program is bound read-only: the container cannot overwrite it, so the
+    /// runtime need not run a copy of itself (CVE-2019-5736).
+    pub readonly_program: bool,
     /// The bundle.
     pub bundle: PathBuf,
     /// State directory; it vanishes with the staging area, so that nothing has
@@ -40,6 +43,10 @@ pub fn command(start: &Start) -> Command {
         command.arg("--console-socket").arg(console);
     }
     command.arg(&start.id).current_dir(&start.bundle).env_clear().envs(inherited_environment());
+    if start.readonly_program {
+        // Known to crun and runc, who check that the file system is read-only.
+        command.env("_LIBCONTAINER_CLONED_BINARY", "1");
+    }
     command
 }
 

@@ -6,6 +6,7 @@ mod crun;
 
 use std::env;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,7 @@ pub fn find(asked: Option<&str>, caller: &Caller) -> Result<Runtime> {
         Some(_) => "asked for".to_owned(),
         None => "crun, found on PATH".to_owned(),
     };
-    let staged = caller.is_root && !reachable_by_all(&path);
+    let staged = is_program(&path) || (caller.is_root && !reachable_by_all(&path));
     Ok(Runtime { path, reason, staged })
 }
 
@@ -59,10 +60,16 @@ fn search(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file() && access(file, AccessFlags::X_OK).is_ok())
 }
 
+/// Whether it is a program, not a script, which may look for files beside it.
+fn is_program(path: &Path) -> bool {
+    let mut start = [0u8; 4];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"\x7fELF"
+}
+
 /// Whether a process that owns nothing on the host can execute the file: each
 /// directory on the way lets others search, and the file lets others read and
 /// execute (path_resolution(7)).
-fn reachable_by_all(path: &Path) -> bool {
+pub fn reachable_by_all(path: &Path) -> bool {
     let others = |path: &Path, bits: u32| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & bits == bits);
     others(path, 0o005) && path.ancestors().skip(1).all(|directory| others(directory, 0o001))
 }

@@ -36,25 +36,15 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run one agent; stdin, stdout, stderr and exit code are the agent's
     Run(run::Arguments),
-    /// Show the plan of a run, each line with its reason; nothing is done
     Explain(explain::Arguments),
-    /// Write the plan as an OCI bundle, to review or to run with any runtime
     Bundle(bundle::Arguments),
-    /// Say what this host can do, what is missing, and how to mend it
     Doctor(doctor::Arguments),
-    /// Show the main job on an embedded example, narrated
     Demo(demo::Arguments),
-    /// Manage groups
     Group(group::Arguments),
-    /// Manage the allowlist of extra mounts
     Mounts(mounts::Arguments),
-    /// List live runs
     Ps(ps::Arguments),
-    /// End a live run: SIGTERM, then SIGKILL after a grace of 5 s
     Stop(stop::Arguments),
-    /// Show the receipt of a run, live or past
     Show(show::Arguments),
 }
 

@@ -64,7 +64,7 @@ pub struct PlanOptions {
     #[arg(long, value_name = "NAME")]
     as_user: Option<String>,
     /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 

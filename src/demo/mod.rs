@@ -38,10 +38,10 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
         ..Request::default()
     };
     let resolved = build(&request, caller, dirs)?;
-    let (mounts, hidden) = (resolved.plan.mounts.len(), resolved.plan.shadowed);
+    let hidden = resolved.plan.shadowed;
     let host_uid = resolved.plan.identity.host_uid;
     say(&format!(
-        "The plan: {mounts} mounts, {} names hidden, no capabilities, {} system calls allowed.\n\
+        "The plan: {} names hidden, no capabilities, {} system calls allowed.\n\
          $ belljar run --project {} -- sh agent.sh\n\n\
          What the agent tried, and what it got:\n",
         hidden.files + hidden.directories + hidden.special,

@@ -53,11 +53,6 @@ impl Cgroup {
         Ok(Some(cgroup))
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Moves a process into it, and with it all that it will start.
     pub fn add(&self, pid: Pid) -> Result<()> {
         self.write("cgroup.procs", &pid.to_string())

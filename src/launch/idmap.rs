@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::fchown;
+use std::path::Path;
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
@@ -14,8 +17,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Uid, pause};
 
 use super::staging::{clone_tree, restrictions};
+use crate::backend::reachable_by_all;
 use crate::error::{Context, Error, Result};
-use crate::plan::{FileId, MountKind, Resolved, open_without_links};
+use crate::plan::{FileId, Mount, MountKind, Plan, Resolved, open_without_links};
 use crate::sys::{self, MountAttributes};
 
 /// The place that stands for the runtime's own file.
@@ -54,17 +58,14 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         if !system {
             let namespace = namespaces.get(stat.st_uid, stat.st_gid, plan.identity.host_uid)?;
             attributes = MountAttributes { set: 0, private: false, recursive: false, idmap: Some(namespace.as_fd()) };
-            if sys::mount_setattr(&tree, attributes).is_err() && id.is_none() {
-                // A file system without id-mapped mounts: belljar's own directories
-                // are given to the agent's host id instead (docs/security.md).
-                let agent = plan.identity.host_uid;
-                std::os::unix::fs::fchown(open_directory(source)?, Some(agent), Some(agent))
-                    .step(|| format!("give {} to host id {agent}", source.display()))?;
+            if let Err(error) = sys::mount_setattr(&tree, attributes) {
+                without_idmap(plan, mount, source, error)?;
             }
         }
         found.push((index, tree));
     }
-    if plan.runtime.staged {
+    // What everyone can reach, the launcher stages by itself.
+    if plan.runtime.staged && !reachable_by_all(&plan.runtime.path) {
         let path = &plan.runtime.path;
         let file = open_without_links(path).refuse(|| format!("runtime {}", path.display()))?;
         let stat = rustix::fs::fstat(&file).step(|| format!("stat {}", path.display()))?;
@@ -77,13 +78,34 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
             recursive: false,
             idmap: Some(namespace.as_fd()),
         };
-        sys::mount_setattr(&tree, attributes).step(|| format!("make {} reachable", path.display()))?;
+        // Without id-mapped mounts it is run with the permissions that it has.
+        let _ = sys::mount_setattr(&tree, attributes);
         found.push((RUNTIME, tree));
     }
     Ok(found)
 }
 
-fn open_directory(path: &std::path::Path) -> Result<File> {
+/// A file system without id-mapped mounts: belljar's own directories are given
+/// to the agent's host id instead (docs/security.md); what a person gave
+/// read-only is read with that id's rights; read-write it could not be written.
+fn without_idmap(plan: &Plan, mount: &Mount, source: &Path, error: io::Error) -> Result<()> {
+    let agent = plan.identity.host_uid;
+    let is_own = matches!(mount.kind, MountKind::Bind { id: None, .. });
+    if is_own {
+        return fchown(open_directory(source)?, Some(agent), Some(agent))
+            .step(|| format!("give {} to host id {agent}", source.display()));
+    }
+    if mount.readonly {
+        return Ok(());
+    }
+    Err(Error::refused(format!("mount {} read-write", source.display()))
+        .because(format!(
+            "its file system has no id-mapped mounts, so that host id {agent} could not write it: {error}"
+        ))
+        .hint("belljar run --as-user NAME, or mount it read-only"))
+}
+
+fn open_directory(path: &Path) -> Result<File> {
     File::open(path).step(|| format!("open {}", path.display()))
 }
 

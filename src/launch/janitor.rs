@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use std::process;
 
 use nix::fcntl::OFlag;
-use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 use super::null;
 use crate::config::Dirs;
@@ -20,6 +21,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Janitor {
     line: File,
+    pid: Pid,
 }
 
 impl Janitor {
@@ -27,7 +29,7 @@ impl Janitor {
     pub fn start(dirs: &Dirs) -> Result<Self> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe".to_owned())?;
         match sys::fork().step(|| "start the janitor".to_owned())? {
-            ForkResult::Parent { .. } => Ok(Self { line: write.into() }),
+            ForkResult::Parent { child } => Ok(Self { line: write.into(), pid: child }),
             ForkResult::Child => {
                 drop(write);
                 // Nothing of the caller's stays open, and no signal of its terminal comes.
@@ -45,10 +47,12 @@ impl Janitor {
         }
     }
 
-    /// The run has ended and cleaned up after itself. The janitor then ends at
-    /// once; nobody waits for it.
+    /// The run has ended and cleaned up after itself.
     pub fn dismiss(mut self) -> Result<()> {
-        self.line.write_all(b"k").step(|| "dismiss the janitor".to_owned())
+        let step = || "dismiss the janitor".to_owned();
+        self.line.write_all(b"k").step(step)?;
+        waitpid(self.pid, None).step(step)?;
+        Ok(())
     }
 }
 

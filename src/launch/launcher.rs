@@ -173,6 +173,7 @@ fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
     let plan = given.plan;
     let start = Start {
         program: if plan.runtime.staged { staged("runtime") } else { plan.runtime.path.clone() },
+        readonly_program: plan.runtime.staged,
         bundle: staged("bundle"),
         state: staged("state"),
         log: staged("runtime.log"),

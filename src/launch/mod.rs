@@ -159,6 +159,12 @@ impl Launcher {
         stdio: Option<[OwnedFd; 3]>,
     ) -> Result<(Self, Channel)> {
         let plan = &resolved.plan;
+        // Before the launcher is there: both would contend for the kernel's lock
+        // on mounts, which costs more than it saves.
+        let detached = match plan.identity.files {
+            FileOwnership::Caller => Vec::new(),
+            FileOwnership::Idmapped => idmap::detached_mounts(resolved)?,
+        };
         let (ours, theirs) = Channel::pair()?;
         let window = if plan.terminal { terminal::window_size() } else { None };
         let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
@@ -184,10 +190,6 @@ impl Launcher {
         }
         write_maps(pid, plan)?;
         ours.send(&ToLauncher::Begin, &[])?;
-        let detached = match plan.identity.files {
-            FileOwnership::Caller => Vec::new(),
-            FileOwnership::Idmapped => idmap::detached_mounts(resolved)?,
-        };
         for chunk in detached.chunks(MOST_DESCRIPTORS) {
             let places = chunk.iter().map(|(place, _)| *place).collect();
             let descriptors: Vec<_> = chunk.iter().map(|(_, tree)| tree.as_fd()).collect();

@@ -64,11 +64,8 @@ pub fn prepare() -> Result<()> {
 pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
     write_root(plan, &staged("bundle/rootfs"))?;
     write_own_files(plan, &staged("belljar"))?;
-    if let Some(runtime) = detached.remove(&RUNTIME) {
-        let target = staged("runtime");
-        File::create(&target).step(|| format!("make {}", target.display()))?;
-        move_mount(&runtime, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .step(|| "stage the runtime".to_owned())?;
+    if plan.runtime.staged {
+        stage_runtime(plan, detached.remove(&RUNTIME))?;
     }
     let mut places = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
@@ -97,6 +94,24 @@ pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<O
         });
     }
     Ok(places)
+}
+
+/// Binds the runtime's file read-only into the staging area.
+fn stage_runtime(plan: &Plan, ready: Option<OwnedFd>) -> Result<()> {
+    let path = &plan.runtime.path;
+    let tree = match ready {
+        Some(tree) => tree,
+        None => clone_source(path, None, false)?,
+    };
+    let attributes = MountAttributes {
+        set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID,
+        private: true,
+        ..MountAttributes::default()
+    };
+    sys::mount_setattr(&tree, attributes).step(|| format!("make {} read-only for the run", path.display()))?;
+    let target = staged("runtime");
+    File::create(&target).step(|| format!("make {}", target.display()))?;
+    move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(|| "stage the runtime".to_owned())
 }
 
 /// A detached copy of the mount of `source`, which must still be the file that

@@ -71,17 +71,19 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
     if asked_pids == Some(0) {
         return Err(Error::refused("--pids 0: no process could start").hint("--pids 64 or more suits most agents"));
     }
-    let mut needed = Vec::new();
+    let (mut needed, mut options) = (Vec::new(), Vec::new());
     if memory.is_some() {
         needed.push("memory");
+        options.push("memory");
     }
     if cpus.is_some() {
         needed.push("cpu");
+        options.push("cpus");
     }
     let cgroup = if needed.is_empty() { None } else { Some(delegated_cgroup(Path::new("/sys/fs/cgroup"), &needed)) };
     let by = match &cgroup {
         Some(Err(reason)) if enforce == Enforce::Strict => {
-            return Err(Error::refused(format!("--{} cannot be enforced here", needed.join(" and --")))
+            return Err(Error::refused(format!("--{} cannot be enforced here", options.join(" and --")))
                 .because(reason)
                 .hint("run under a delegated cgroup (systemd-run --user --scope -p Delegate=yes belljar run …), or set enforce = \"best-effort\" in [limits] of config.toml"));
         }

@@ -370,8 +370,9 @@ pub struct Runtime {
     pub path: PathBuf,
     /// How it was chosen.
     pub reason: String,
-    /// Its real file may not be reachable for the launcher's host id: then the
-    /// launcher runs it from the staging area.
+    /// Run from a read-only bind of its file in the staging area: a program, so
+    /// that it need not copy itself to be safe from the container
+    /// (CVE-2019-5736), or a file that the launcher's host id cannot reach.
     pub staged: bool,
 }
 

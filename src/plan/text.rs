@@ -46,7 +46,7 @@ impl Plan {
         line("egress", self.egress.mode.name(), &self.egress.means);
         self.explain_limits(&mut line);
         for mount in &self.mounts {
-            if !matches!(mount.kind, MountKind::DevNull | MountKind::Empty | MountKind::Device) {
+            if !matches!(mount.kind, MountKind::DevNull | MountKind::Empty) {
                 line("mount", &mount_text(mount), &mount.reason);
                 if let MountKind::Bind { submounts, .. } = &mount.kind {
                     for submount in submounts {

@@ -80,11 +80,6 @@ impl RunDirectory {
         &self.id
     }
 
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Removes it.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.path).step(|| format!("remove {}", self.path.display()))
