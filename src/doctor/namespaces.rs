@@ -2,7 +2,7 @@
 //! away.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
@@ -87,6 +87,8 @@ fn try_steps() -> nix::Result<Option<(usize, nix::Error)>> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP;
     let child = sys::clone_process(flags, || {
+        // Without the other ends, a doctor that dies ends the read below too.
+        sys::close_all_but(&[begin_read.as_fd(), result_write.as_fd()]);
         let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         let mut word = [0u8];
         if read(&begin_read, &mut word).is_err() {
@@ -106,7 +108,6 @@ fn try_steps() -> nix::Result<Option<(usize, nix::Error)>> {
     let mapped = maps();
     let _ = write(&begin_write, b"b");
     let mut report = [0u8; 2];
-    let _ = result_write.as_raw_fd();
     drop(result_write);
     let got = read(&result_read, &mut report);
     let _ = waitpid(child, None);

@@ -14,7 +14,7 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Uid, pause};
+use nix::unistd::{Gid, Uid, getpid, getppid, pause};
 
 use super::staging::{clone_tree, restrictions};
 use crate::backend::reachable_by_all;
@@ -126,10 +126,14 @@ impl Namespaces {
 }
 
 fn make(uid: Uid, gid: Gid, to: u32) -> Result<OwnedFd> {
+    let parent = getpid();
     let child = sys::clone_process(CloneFlags::CLONE_NEWUSER, || {
-        // Killed as soon as its namespace is held; with the parent if that dies.
-        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-        pause();
+        // Killed as soon as its namespace is held; with the parent if that dies,
+        // also when that has happened already. It holds nothing of the parent's.
+        sys::close_all_but(&[]);
+        if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == parent {
+            pause();
+        }
         0
     })
     .step(|| "make a user namespace for an id-mapped mount".to_owned())?;

@@ -4,6 +4,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
     socketpair,
@@ -109,10 +110,14 @@ impl Channel {
         let mut buffer = vec![0u8; LONGEST];
         let mut control = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let got = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
-        let got = match got {
-            Err(nix::errno::Errno::ECONNRESET) => return Ok(None),
-            got => got.step(step)?,
+        let raw = self.0.as_raw_fd();
+        let got = loop {
+            match recvmsg::<UnixAddr>(raw, &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
+                // The other end has gone without reading all of ours. That is said
+                // first, before its own last messages, which still wait (unix(7)).
+                Err(Errno::ECONNRESET | Errno::EINTR) => {}
+                got => break got.step(step)?,
+            }
         };
         let mut descriptors = Vec::new();
         for message in got.cmsgs().step(step)? {

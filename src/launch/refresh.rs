@@ -24,7 +24,10 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// A save is several events; they are answered together.
 const SETTLE: Duration = Duration::from_millis(40);
 /// Refreshing costs the more the more names are cached; not more often than this.
-const PAUSE: Duration = Duration::from_millis(120);
+const PAUSE: Duration = Duration::from_millis(100);
+/// A name that the agent holds at that moment stays as it was, so names are
+/// dropped more than once after a change.
+const AGAIN: u32 = 4;
 /// Without watches (limits of inotify(7)) names are dropped this often.
 const BLIND: Duration = Duration::from_millis(500);
 
@@ -112,15 +115,17 @@ impl Watcher {
                 return refresh_blindly(watched, channel);
             }
             thread::sleep(SETTLE);
-            match self.drain(watched) {
-                Ok(changed) => {
-                    if !refresh(changed.into_iter(), channel) {
-                        return;
-                    }
+            let mut changed = BTreeSet::new();
+            for _ in 0..AGAIN {
+                match self.drain(watched) {
+                    Ok(more) => changed.extend(more),
+                    Err(_) => return refresh_blindly(watched, channel),
                 }
-                Err(_) => return refresh_blindly(watched, channel),
+                if !refresh(changed.iter().copied(), channel) {
+                    return;
+                }
+                thread::sleep(PAUSE);
             }
-            thread::sleep(PAUSE);
         }
     }
 

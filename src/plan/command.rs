@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+use super::HOME;
 use crate::error::{Error, Result};
 
 /// Directories of the host's own programs, in the order of the agent's PATH.
@@ -41,7 +42,12 @@ impl Program {
     pub fn find(name: &str, home: &Path) -> Result<Self> {
         let mut program = Self::default();
         program.reason = if name.starts_with('/') {
-            program.add_file(Path::new(name), name, home, DEPTH)?
+            let file = Path::new(name);
+            let reason = program.add_file(file, name, home, DEPTH)?;
+            if is_covered(file) && !program.packages.is_empty() {
+                program.path = fs::canonicalize(file).ok().map(|real| real.to_string_lossy().into_owned());
+            }
+            reason
         } else if name.contains('/') {
             "a path relative to the working directory inside".to_owned()
         } else {
@@ -49,20 +55,17 @@ impl Program {
                 Some(found) => {
                     let reason = program.add_file(&found, name, home, DEPTH)?;
                     if !is_visible(&found) {
-                        program.path = Some(
-                            program
-                                .links
-                                .first()
-                                .map_or_else(|| found.to_string_lossy().into_owned(), |(link, _)| link.clone()),
-                        );
+                        let real = fs::canonicalize(&found).unwrap_or_else(|_| found.clone());
+                        let path = if is_covered(&found) { real } else { found };
+                        program.path = Some(path.to_string_lossy().into_owned());
                     }
                     reason
                 }
                 None => "not found on the host; looked up inside".to_owned(),
             }
         };
-        if let (Some(path), true) = (program.path.take(), !name.contains('/')) {
-            program.path = Some(program.toolchain_path(name).unwrap_or(path));
+        if program.path.is_some() && !name.contains('/') {
+            program.path = program.toolchain_path(name).or(program.path);
         }
         Ok(program)
     }
@@ -95,10 +98,12 @@ impl Program {
         let package = package_of(&real);
         let reason = format!("package of {shown}, which is found only outside /usr");
         self.add_package(&package, &reason, home)?;
-        if file != real && !file.starts_with(&package) && !is_visible(file) {
+        // A link in the generated root would lie under a private tmpfs there.
+        let shown_as = if is_covered(file) { &real } else { file };
+        if shown_as != real && !file.starts_with(&package) && !is_visible(file) {
             self.links.push((file.to_string_lossy().into_owned(), real.to_string_lossy().into_owned()));
         }
-        if let Some(directory) = file.parent().filter(|_| !is_visible(file)) {
+        if let Some(directory) = shown_as.parent().filter(|_| !is_visible(file)) {
             self.directories.push(directory.to_string_lossy().into_owned());
         }
         if depth > 0 {
@@ -134,6 +139,11 @@ impl Program {
 
 fn is_visible(path: &Path) -> bool {
     VISIBLE.iter().any(|prefix| path.starts_with(prefix))
+}
+
+/// Whether the path lies where every run has something private.
+fn is_covered(path: &Path) -> bool {
+    ["/tmp", "/run", "/dev", HOME].iter().any(|private| path.starts_with(private))
 }
 
 fn is_shared(path: &Path, home: &Path) -> bool {
@@ -203,7 +213,7 @@ fn package_of(real: &Path) -> PathBuf {
             }
         }
     }
-    for ancestor in real.ancestors().skip(1) {
+    for ancestor in real.ancestors().skip(1).filter(|ancestor| *ancestor != Path::new("/")) {
         let is_venv = ancestor.join("pyvenv.cfg").is_file();
         let is_toolchain = ancestor.join("lib/rustlib").is_dir() && ancestor.join("bin").is_dir();
         let is_python = real.parent() == Some(&ancestor.join("bin")) && has_python_library(ancestor);

@@ -91,9 +91,9 @@ pub fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// An id that sorts by time: `20261122-181435-1a2b3c`.
+/// An id that sorts by time, to the millisecond: `20261122-181435123-1a2b3c`.
 fn make_directory(dirs: &Dirs) -> Result<(String, PathBuf)> {
-    let time: String = now().chars().filter(|c| c.is_ascii_digit() || *c == 'T').take(15).collect();
+    let time: String = now().chars().filter(|c| c.is_ascii_digit() || *c == 'T').take(18).collect();
     let time = time.replace('T', "-");
     let prefix = format!("{time}-");
     let made = tempfile::Builder::new()
@@ -130,6 +130,16 @@ fn directories(dirs: &Dirs) -> Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).step(|| format!("read {}", dirs.run.display())),
     }
+}
+
+/// Whether a run directory of this supervisor is left, or one that does not say
+/// whose it is.
+pub fn is_run_of(dirs: &Dirs, supervisor: nix::unistd::Pid) -> bool {
+    let state = |path: &Path| serde_json::from_str::<LiveRun>(&fs::read_to_string(path.join(STATE)).ok()?).ok();
+    directories(dirs)
+        .unwrap_or_default()
+        .iter()
+        .any(|path| state(path).is_none_or(|state| state.pid == supervisor.as_raw()))
 }
 
 /// Removes what dead runs left, and closes their receipts.
