@@ -126,6 +126,35 @@ fn a_hidden_file_deep_below_is_hidden_for_the_whole_run() {
     }
 }
 
+/// What the host replaces as a whole, as a change of branch does, is seen as it
+/// is now, but for what was hidden in it.
+#[test]
+fn a_directory_with_hidden_names_that_is_made_again_shows_the_rest() {
+    let jar = Jar::new();
+    let fill = |number: u32| {
+        jar.write("project/pkg/api/.env", SECRET);
+        jar.write("project/pkg/api/.ssh/key", SECRET);
+        jar.write("project/pkg/api/code", &number.to_string());
+    };
+    fill(0);
+    let live = jar.start(
+        &[],
+        &["sh", "-c", "cd /workspace/project/pkg; echo ready; for n in 1 2 3; do \
+            until [ \"$(cat /workspace/project/pkg/api/code 2>/dev/null)\" = $n ]; do \
+            cat /workspace/project/pkg/api/.env /workspace/project/pkg/api/.ssh/key 2>/dev/null; done; echo seen $n; done"],
+    );
+    live.wait_for("ready");
+    // By now belljar has begun to watch.
+    std::thread::sleep(Duration::from_millis(500));
+    for number in 1..=3 {
+        fs::remove_dir_all(jar.path("project/pkg/api")).expect("delete it");
+        fill(number);
+        let what = format!("seen {number}");
+        eventually(&what, SOON, || live.so_far().contains(&what));
+    }
+    assert_eq!(live.wait().success().out(), "ready\nseen 1\nseen 2\nseen 3\n");
+}
+
 #[test]
 fn a_hidden_directory_is_empty_and_unreadable_and_stays_so() {
     let jar = Jar::new();

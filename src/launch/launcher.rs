@@ -20,6 +20,7 @@ use nix::sys::socket::{
 use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
 
 use super::protocol::{Channel, FromLauncher, ToLauncher};
+use super::replaced::Replaced;
 use super::staging::{self, staged};
 use super::steps::Steps;
 use super::verify;
@@ -121,10 +122,11 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     }
     steps.end("verify");
     report.steps = steps.into_list();
+    let replaced = Replaced::remember(given.plan, ready.pid)?;
     channel.send(&FromLauncher::Started(report), &[])?;
     send(container.handshake.as_raw_fd(), b"GO", MsgFlags::MSG_NOSIGNAL)
         .step(|| "give the init the word to go on".to_owned())?;
-    container.watch(ready.pid, channel)
+    container.watch(ready.pid, channel, replaced)
 }
 
 /// uid and gid 0 of the own namespace, no other groups. Only a caller that is
@@ -317,7 +319,7 @@ impl Container {
     }
 
     /// Stays until the container has ended.
-    fn watch(&mut self, init: Pid, channel: &Channel) -> Result<FromLauncher> {
+    fn watch(&mut self, init: Pid, channel: &Channel, mut replaced: Replaced) -> Result<FromLauncher> {
         let runtime = rustix::process::pidfd_open(
             rustix::process::Pid::from_child(&self.runtime),
             rustix::process::PidfdFlags::empty(),
@@ -345,7 +347,7 @@ impl Container {
                 continue;
             }
             if woken[1] {
-                self.obey(init, channel)?;
+                self.obey(init, channel, &mut replaced)?;
             }
             if woken[0] {
                 let status = self.runtime.wait().step(|| "wait for the runtime".to_owned())?;
@@ -354,7 +356,7 @@ impl Container {
         }
     }
 
-    fn obey(&mut self, init: Pid, channel: &Channel) -> Result<()> {
+    fn obey(&mut self, init: Pid, channel: &Channel, replaced: &mut Replaced) -> Result<()> {
         let Some((message, _)) = channel.receive::<ToLauncher>()? else {
             return Err(self.kill_because(Error::failed("the supervisor is gone")));
         };
@@ -368,6 +370,7 @@ impl Container {
                 let _ = nix::sys::signal::kill(init, Signal::SIGKILL);
             }
             ToLauncher::Refresh(index) => {
+                replaced.uncover(index);
                 // A name that could not be refreshed stays as old as it is.
                 let _ = staging::refresh(index);
             }

@@ -8,6 +8,7 @@ mod launcher;
 mod protocol;
 mod refresh;
 mod relay;
+mod replaced;
 mod staging;
 mod steps;
 mod supervise;
