@@ -117,12 +117,11 @@ impl<T, E: Display> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// `text` with control and bidirectional characters escaped, except line feeds:
+/// `text` with control and bidirectional characters escaped:
 /// names and paths made by others must not move the cursor or reorder a line.
 pub fn printable(text: &str) -> String {
     let hostile = |c: char| {
-        (c.is_control() && c != '\n')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         if hostile(c) {

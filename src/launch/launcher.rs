@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use super::verify;
 use crate::backend::{self, Start};
 use crate::bundle::{Places, render};
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, read_mountinfo};
 use crate::sys;
 
 /// How long the runtime may take until the init reports.
@@ -106,6 +107,8 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     fs::write(&config, text).step(|| format!("write {}", config.display()))?;
     steps.end("bundle");
 
+    let staging = read_mountinfo(Path::new("/proc/self/mountinfo"))?;
+    let init_file = verify::Stamp::of(&staged("belljar/init"))?;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .step(|| "make the handshake's socket pair".to_owned())?;
     setsockopt(&ours, sockopt::PassCred, &true).step(|| "ask for the init's identity".to_owned())?;
@@ -114,7 +117,13 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     let mut container = Container { runtime: start_runtime(given, theirs)?, handshake: ours };
     let ready = container.wait_until_ready(given, console.as_ref(), channel)?;
     steps.end("runtime");
-    let facts = verify::Facts { init: ready.pid, handshake_inode: theirs_inode, stdio: given.stdio.as_ref() };
+    let facts = verify::Facts {
+        init: ready.pid,
+        handshake_inode: theirs_inode,
+        stdio: given.stdio.as_ref(),
+        staging: &staging,
+        init_file,
+    };
     let mut report = verify::verify(given.plan, &places, &facts).map_err(|error| container.kill_because(error))?;
     if let Some(finding) = ready.finding {
         let error = Error::failed("verify: the seccomp filter in force is not the plan's").because(finding);

@@ -34,21 +34,30 @@ pub struct Stdio {
 pub struct OwnSide {
     stdin: Option<OwnedFd>,
     stdout: OwnedFd,
-    stderr: OwnedFd,
+    stderr: Option<OwnedFd>,
 }
 
 impl Stdio {
     /// Makes the pipes.
     pub fn open() -> Result<Self> {
         let pipe = || pipe2(OFlag::O_CLOEXEC).step(|| "make a pipe for the agent's stdio".to_owned());
-        let (agent_in, own_in) = if stdin_is_null() {
-            (null()?, None)
-        } else {
-            let (read, write) = pipe()?;
-            (read, Some(write))
+        let duplicate = |fd: &OwnedFd| fd.try_clone().step(|| "duplicate a pipe".to_owned());
+        let (agent_in, own_in) = match kind_of_stdin() {
+            Stdin::Nothing => (null()?, None),
+            Stdin::Pipe(pipe) => (pipe, None),
+            Stdin::Other => {
+                let (read, write) = pipe()?;
+                (read, Some(write))
+            }
         };
         let (own_out, agent_out) = pipe()?;
-        let (own_err, agent_err) = pipe()?;
+        // Where both go to the same place, one pipe keeps their order.
+        let (own_err, agent_err) = if is_same_file(io::stdout(), io::stderr()) {
+            (None, duplicate(&agent_out)?)
+        } else {
+            let (own, agent) = pipe()?;
+            (Some(own), agent)
+        };
         Ok(Self {
             agent: [agent_in, agent_out, agent_err],
             own: OwnSide { stdin: own_in, stdout: own_out, stderr: own_err },
@@ -56,11 +65,31 @@ impl Stdio {
     }
 }
 
-fn stdin_is_null() -> bool {
-    let Ok(file) = io::stdin().as_fd().try_clone_to_owned().map(File::from) else {
-        return true;
-    };
-    file.metadata().is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == NULL_DEVICE)
+/// What the caller's stdin is.
+enum Stdin {
+    /// /dev/null, or closed.
+    Nothing,
+    /// A pipe: there is no file behind it, so it can go in as it is, and what the
+    /// agent does not read stays in it for others.
+    Pipe(OwnedFd),
+    /// Everything else is carried.
+    Other,
+}
+
+fn kind_of_stdin() -> Stdin {
+    let Ok(file) = io::stdin().as_fd().try_clone_to_owned().map(File::from) else { return Stdin::Nothing };
+    match file.metadata() {
+        Ok(meta) if meta.file_type().is_char_device() && meta.rdev() == NULL_DEVICE => Stdin::Nothing,
+        Ok(meta) if meta.file_type().is_fifo() => Stdin::Pipe(file.into()),
+        _ => Stdin::Other,
+    }
+}
+
+fn is_same_file(one: impl AsFd, other: impl AsFd) -> bool {
+    match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
 }
 
 /// How much output is left.
@@ -108,12 +137,20 @@ pub fn start(own: OwnSide, budget: Option<Arc<Budget>>, events: &UnboundedSender
         let mut from = duplicate(&io::stdin())?;
         thread::spawn(move || {
             let mut to = File::from(stdin);
-            // An agent that reads no more closes the pipe; that is its choice.
-            let _ = io::copy(&mut from, &mut to);
+            let mut buffer = vec![0u8; CHUNK];
+            // An agent that reads no more closes the pipe; that is its choice. Not by
+            // splice(2), which holds the pipe while it waits for the caller's data.
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                if to.write_all(&buffer[..length]).is_err() {
+                    return;
+                }
+            }
         });
     }
     let mut threads = Vec::new();
-    for (from, to) in [(own.stdout, duplicate(&io::stdout())?), (own.stderr, duplicate(&io::stderr())?)] {
+    let outputs = [(Some(own.stdout), duplicate(&io::stdout())?), (own.stderr, duplicate(&io::stderr())?)];
+    for (from, to) in outputs {
+        let Some(from) = from else { continue };
         let (budget, events) = (budget.clone(), events.clone());
         threads.push(thread::spawn(move || carry(from.into(), to, budget.as_deref(), &events)));
     }

@@ -24,6 +24,28 @@ pub struct Facts<'a> {
     pub handshake_inode: u64,
     /// The agent's stdio, when it has no terminal.
     pub stdio: Option<&'a [OwnedFd; 3]>,
+    /// The launcher's mounts before the runtime started: it could change them.
+    pub staging: &'a [MountEntry],
+    /// The staged init before the runtime started.
+    pub init_file: Stamp,
+}
+
+/// Which file it is, and that it was not written since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The file's stamp now; of a link in /proc, its target's.
+    pub fn of(path: &Path) -> Result<Self> {
+        let meta = fs::metadata(path).step(|| format!("verify: read {}", path.display()))?;
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Ok(Self { device: meta.dev(), inode: meta.ino(), size: meta.size(), changed })
+    }
 }
 
 /// Inode of an open file: sockets and pipes are told apart by it.
@@ -60,7 +82,7 @@ pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Resul
     check_namespaces(&process, &mut differences)?;
     check_descriptors(plan, facts, &process, &mut differences)?;
     let facts_compared = differences.compared;
-    let mounts = check_mounts(plan, places, &process, &mut differences)?;
+    let mounts = check_mounts(plan, places, facts, &process, &mut differences)?;
     if differences.found.is_empty() {
         return Ok(Report { mounts, facts: facts_compared, steps: Vec::new() });
     }
@@ -88,23 +110,25 @@ fn link(path: &Path) -> Result<String> {
 
 /// The program, its arguments, environment and directory.
 fn check_process(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &mut Differences) -> Result<()> {
-    let init = fs::metadata(staged("belljar/init")).step(|| "verify: find the staged init".to_owned())?;
     let exe = process.join("exe");
-    let running = fs::metadata(&exe).step(|| format!("verify: read {}", exe.display()))?;
     differences.compared += 1;
-    if (init.dev(), init.ino()) != (running.dev(), running.ino()) {
+    if Stamp::of(&exe)? != facts.init_file {
         differences.add(format!("program of PID 1: the plan has belljar's init, the kernel {}", link(&exe)?));
     }
     let joined = |parts: &[String]| parts.iter().map(|part| format!("{part}\0")).collect::<String>();
     differences.compare("arguments of PID 1", joined(&init_arguments(plan, "3")), read(&process.join("cmdline"))?);
-    let sorted = |text: String| {
-        let mut parts: Vec<&str> = text.split_terminator('\0').collect();
-        parts.sort_unstable();
-        parts.join("\n")
-    };
     let environment: Vec<String> =
         plan.environment.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
-    differences.compare("environment", sorted(joined(&environment)), sorted(read(&process.join("environ"))?));
+    let its = read(&process.join("environ"))?;
+    // By name only: a value may be a secret, and the difference is printed.
+    let names = |one: &[&str], other: &[&str]| {
+        let missing = one.iter().filter(|variable| !other.contains(variable));
+        missing.map(|variable| variable.split('=').next().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+    };
+    let planned: Vec<&str> = environment.iter().map(String::as_str).collect();
+    let its: Vec<&str> = its.split_terminator('\0').collect();
+    differences.compare("environment, other than in the plan", "", names(&its, &planned));
+    differences.compare("environment, missing or other in the kernel", "", names(&planned, &its));
     differences.compare("working directory", &plan.workdir, link(&process.join("cwd"))?);
     let own = read(Path::new("/proc/self/cgroup"))?;
     differences.compare("cgroup", own, read(&process.join("cgroup"))?);
@@ -119,7 +143,6 @@ fn check_process(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &m
         let value = most.map_or(pids.value, |most| pids.value.min(most));
         differences.compare("process limit", format!("{value} {value}"), limit("Max processes"));
     }
-    let _ = facts;
     Ok(())
 }
 
@@ -225,17 +248,23 @@ struct Expected {
 const FLAGS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
 
 /// The mount table of the container against the plan and the staging area.
-fn check_mounts(plan: &Plan, places: &[Option<Place>], process: &Path, differences: &mut Differences) -> Result<usize> {
-    let own = read_mountinfo(Path::new("/proc/self/mountinfo"))?;
+fn check_mounts(
+    plan: &Plan,
+    places: &[Option<Place>],
+    facts: &Facts<'_>,
+    process: &Path,
+    differences: &mut Differences,
+) -> Result<usize> {
+    let own = facts.staging;
     let kernel = read_mountinfo(&process.join("mountinfo"))?;
     let mut expected: BTreeMap<String, Expected> = BTreeMap::new();
-    let mut root = source_of(&own, &staged("bundle/rootfs"))?;
+    let mut root = source_of(own, &staged("bundle/rootfs"))?;
     root.flags = vec!["ro".to_owned()];
     expected.insert("/".to_owned(), root);
     for (index, mount) in plan.mounts.iter().enumerate() {
-        expect(&own, mount, places.get(index).and_then(Option::as_ref), &mut expected)?;
+        expect(own, mount, places.get(index).and_then(Option::as_ref), &mut expected)?;
     }
-    let null = source_of(&own, Path::new("/dev/null"))?;
+    let null = source_of(own, Path::new("/dev/null"))?;
     for path in &plan.masked_paths {
         // The runtime covers a file with /dev/null, a directory with an empty one.
         let device = Path::new(path).is_file().then(|| null.device.clone()).flatten();
@@ -278,9 +307,31 @@ fn check_mounts(plan: &Plan, places: &[Option<Place>], process: &Path, differenc
             }
         }
     }
+    check_order(&kernel, differences);
     let root_link = link(&process.join("root"))?;
     differences.compare("root directory", "/", root_link);
     Ok(kernel.len())
+}
+
+/// Each mount lies on the nearest one above it; one that was made earlier than
+/// that is covered by it.
+fn check_order(kernel: &[MountEntry], differences: &mut Differences) {
+    for entry in kernel.iter().filter(|entry| entry.target != "/") {
+        let above = kernel
+            .iter()
+            .filter(|other| other.target != entry.target && Path::new(&entry.target).starts_with(&other.target))
+            .max_by_key(|other| other.target.len());
+        let on = kernel.iter().find(|other| other.id == entry.parent);
+        let name = |mount: Option<&MountEntry>| mount.map_or("nothing", |mount| mount.target.as_str()).to_owned();
+        if name(above) != name(on) {
+            differences.add(format!(
+                "mount {}: the plan has it on {}, the kernel on {}: the order of mounts is another",
+                entry.target,
+                name(above),
+                name(on)
+            ));
+        }
+    }
 }
 
 fn compare_mount(entry: &MountEntry, planned: &Expected, differences: &mut Differences) {

@@ -8,6 +8,10 @@ use crate::error::{Context, Error, Result};
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
+    /// The mount's id.
+    pub id: u64,
+    /// Id of the mount that it is mounted on.
+    pub parent: u64,
     /// `major:minor` of the file system.
     pub device: String,
     /// Which directory of the file system is mounted.
@@ -42,12 +46,14 @@ pub fn read_mountinfo(path: &Path) -> Result<Vec<MountEntry>> {
 
 fn parse(line: &str) -> Option<MountEntry> {
     let mut fields = line.split(' ');
-    let (_id, _parent) = (fields.next()?, fields.next()?);
+    let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     let (device, root, target, options) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let propagation = fields.by_ref().take_while(|field| *field != "-").map(str::to_owned).collect();
     let (fstype, _source, super_options) = (fields.next()?, fields.next()?, fields.next().unwrap_or(""));
     let list = |options: &str| options.split(',').map(str::to_owned).collect();
     Some(MountEntry {
+        id,
+        parent,
         device: device.to_owned(),
         root: unescape(root),
         target: unescape(target),
@@ -113,6 +119,8 @@ mod tests {
     #[test]
     fn below_is_by_component() {
         let mount = |target: &str| MountEntry {
+            id: 0,
+            parent: 0,
             device: String::new(),
             root: "/".into(),
             target: target.into(),

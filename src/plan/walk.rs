@@ -113,7 +113,14 @@ fn read_one(directory: BorrowedFd<'_>, relative: &Path, blocked: &Blocked) -> Se
                 }
                 seen.findings.shadows.push(Shadow { path: path(), kind: ShadowKind::File, rule });
             }
-            (None, FileType::Directory) => seen.below.push(path()),
+            (None, FileType::Directory) => {
+                // By its name too: one without HEAD is no git directory until
+                // somebody puts HEAD back.
+                if name == b".git" {
+                    seen.findings.git_directories.insert(path());
+                }
+                seen.below.push(path());
+            }
             (None, _) => {}
         }
     }
