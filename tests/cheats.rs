@@ -84,6 +84,22 @@ fn another_source() {
     caught("other-source", &["mount /workspace/global", "the kernel"]);
 }
 
+/// As root the runtime itself fails on it: it cannot make the targets.
+#[test]
+fn mounts_in_another_order() {
+    caught("reorder", &["/workspace/project/.env"]);
+}
+
+#[test]
+fn a_source_swapped_in_the_staging_area() {
+    caught("restage", &["mount /workspace/global", "source"]);
+}
+
+#[test]
+fn an_init_written_to_after_it_was_staged() {
+    caught("rewrite-init", &["program of PID 1"]);
+}
+
 #[test]
 fn a_mount_without_its_ro() {
     caught("drop-ro", &["/dev/shm", "flag", "noexec"]);

@@ -5,6 +5,7 @@ real runtime. Each cheat is what its name says; `honest` changes nothing.
 """
 import json
 import os
+import subprocess
 import sys
 
 cheat, crun, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -122,6 +123,25 @@ elif cheat == "hook":
     target = os.path.join(bundle, "rootfs/workspace/global")
     spec["hooks"] = {"createContainer": [
         {"path": "/bin/mount", "args": ["mount", "-t", "tmpfs", "none", target]}]}
+elif cheat == "reorder":
+    mounts = spec["mounts"]
+    project = next(mount for mount in mounts if mount["destination"] == "/workspace/project")
+    mounts.remove(project)
+    mounts.append(project)
+elif cheat == "restage":
+    # Behind the plan's back: what lies in the staging area is another directory.
+    staged = next(mount for mount in spec["mounts"] if mount["destination"] == "/workspace/global")["source"]
+    subprocess.run(["umount", staged], check=True)
+    subprocess.run(["mount", "--bind", "/usr/share", staged], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro,nosuid,nodev", staged], check=True)
+elif cheat == "rewrite-init":
+    staged = next(mount for mount in spec["mounts"] if mount["destination"] == "/run/belljar")["source"]
+    init = os.path.join(staged, "init")
+    with open(init, "rb") as file:
+        same = file.read()
+    os.chmod(init, 0o755)
+    with open(init, "wb") as file:
+        file.write(same)
 elif cheat == "nothing":
     sys.exit(0)
 elif cheat == "fail":
