@@ -198,3 +198,41 @@ fn verbose_speaks_on_stderr_only() {
     assert_eq!(outcome.out(), "hi\n");
     outcome.says(&["belljar: verified", "ms"]);
 }
+
+/// One file for both streams gets their lines in the order of writing.
+#[test]
+fn both_streams_in_one_file_keep_their_order() {
+    let jar = Jar::new();
+    let path = jar.write("ordered", "");
+    let mut command = jar.belljar(["run", "--", "sh", "-c", "for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done"]);
+    let file = File::create(&path).expect("open the file");
+    command.stdout(file.try_clone().expect("duplicate it")).stderr(file);
+    Live::start(command).wait().success();
+    let text = fs::read_to_string(&path).expect("read the file");
+    assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), "o1 e1 o2 e2 o3 e3 o4 e4 o5 e5");
+}
+
+/// A socket as stdin on which nothing comes, as a parent written in Node gives
+/// it, does not keep a run from ending.
+#[test]
+fn a_silent_socket_as_stdin_holds_nothing_up() {
+    for (arguments, code) in
+        [(vec!["run", "--", "true"], 0), (vec!["run", "--timeout", "1s", "--", "sleep", "99"], 124)]
+    {
+        let jar = Jar::new();
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("make a socket pair");
+        let mut command = jar.belljar(arguments);
+        command.stdin(std::os::fd::OwnedFd::from(theirs));
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("start belljar");
+        let mut ended = None;
+        let begun = std::time::Instant::now();
+        while ended.is_none() && begun.elapsed() < std::time::Duration::from_secs(20) {
+            ended = child.try_wait().expect("look at it");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        assert_eq!(ended.and_then(|status| status.code()), Some(code), "it hung");
+        drop(ours);
+    }
+}

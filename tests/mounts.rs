@@ -340,3 +340,17 @@ fn mounts_of_the_configuration_obey_the_allowlist_too() {
     let out = jar.sh("cat /workspace/extra/n/n; echo x > /workspace/extra/n/n").exits(2);
     assert_eq!(out.out(), "note");
 }
+
+/// An agent that deletes HEAD in one run must not find hooks writable in the
+/// next, put a hook there, and HEAD back.
+#[test]
+fn a_damaged_git_directory_is_protected_too() {
+    let jar = Jar::new();
+    fs::remove_file(jar.path("project/.env")).expect("delete it");
+    fs::create_dir_all(jar.path("project/.git/hooks")).expect("make a directory");
+    fs::remove_file(jar.path("project/.git/HEAD")).expect("delete it");
+    let project = format!("{}:rw", jar.text("project"));
+    let script = "cd /workspace/project/.git; echo x > hooks/post-commit || echo kept; mv hooks away || echo kept";
+    let out = jar.run(&["--project", &project], &["sh", "-c", script]).success().out();
+    assert_eq!(out, "kept\nkept\n");
+}
