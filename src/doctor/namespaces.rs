@@ -5,12 +5,12 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::{getegid, geteuid, pipe, read, write};
 
 use super::{Finding, State};
+use crate::launch::NAMESPACES;
 use crate::sys;
 
 /// What the child tried, in order; it reports the first step that failed.
@@ -80,13 +80,7 @@ fn broken(step: &str, errno: nix::Error) -> Finding {
 fn try_steps() -> nix::Result<Option<(usize, nix::Error)>> {
     let (begin_read, begin_write) = pipe()?;
     let (result_read, result_write) = pipe()?;
-    let flags = CloneFlags::CLONE_NEWUSER
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWCGROUP;
-    let child = sys::clone_process(flags, || {
+    let child = sys::clone_process(NAMESPACES, || {
         // Without the other ends, a doctor that dies ends the read below too.
         sys::close_all_but(&[begin_read.as_fd(), result_write.as_fd()]);
         let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);

@@ -41,6 +41,14 @@ use launcher::Inheritance;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
 
+/// The namespaces of the launcher.
+pub const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWCGROUP);
+
 /// What `belljar run` asks for beyond the plan.
 #[derive(Debug, Default)]
 pub struct RunOptions {
@@ -171,15 +179,11 @@ impl Launcher {
         let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
             .step(|| "watch the supervisor".to_owned())?;
         let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window });
-        let mut flags = CloneFlags::CLONE_NEWUSER
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC;
+        let mut flags = NAMESPACES;
         // A cgroup namespace has the cgroup of its making as its root: with a
         // cgroup of the run's own it is made after the launcher was moved there.
-        if cgroup.is_none() {
-            flags |= CloneFlags::CLONE_NEWCGROUP;
+        if cgroup.is_some() {
+            flags -= CloneFlags::CLONE_NEWCGROUP;
         }
         let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
             .step(|| "start the launcher in namespaces of its own".to_owned())

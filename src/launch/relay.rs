@@ -137,14 +137,8 @@ pub fn start(own: OwnSide, budget: Option<Arc<Budget>>, events: &UnboundedSender
         let mut from = duplicate(&io::stdin())?;
         thread::spawn(move || {
             let mut to = File::from(stdin);
-            let mut buffer = vec![0u8; CHUNK];
-            // An agent that reads no more closes the pipe; that is its choice. Not by
-            // splice(2), which holds the pipe while it waits for the caller's data.
-            while let Ok(length @ 1..) = from.read(&mut buffer) {
-                if to.write_all(&buffer[..length]).is_err() {
-                    return;
-                }
-            }
+            // An agent that reads no more closes the pipe; that is its choice.
+            pass_on(&mut from, &mut to);
         });
     }
     let mut threads = Vec::new();
@@ -155,6 +149,17 @@ pub fn start(own: OwnSide, budget: Option<Arc<Budget>>, events: &UnboundedSender
         threads.push(thread::spawn(move || carry(from.into(), to, budget.as_deref(), &events)));
     }
     Ok(Relays { threads })
+}
+
+/// Passes on until either side is gone. Not by splice(2), which holds a pipe while
+/// it waits for data, and the end of a run with it.
+pub fn pass_on(from: &mut File, to: &mut File) {
+    let mut buffer = [0u8; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
 }
 
 /// Carries until the agent's end is closed, or until nobody reads: then the

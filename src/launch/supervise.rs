@@ -190,13 +190,12 @@ impl Supervisor {
     }
 
     async fn run(&mut self, resolved: &Resolved, mut events: UnboundedReceiver<Event>) -> Result<Outcome> {
-        let timeout = resolved
+        let mut timeout = resolved
             .plan
             .limits
             .timeout_seconds
             .as_ref()
             .map(|limit| Instant::now() + Duration::from_secs_f64(limit.value));
-        let mut timeout = timeout;
         loop {
             tokio::select! {
                 biased;

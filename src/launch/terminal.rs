@@ -2,12 +2,13 @@
 //! out.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use super::relay::pass_on;
 use crate::error::{Context, Result};
 
 /// Whether the caller has a terminal: stdin and stdout both are one.
@@ -63,12 +64,14 @@ impl AgentTerminal {
     pub fn start(master: OwnedFd) -> Result<Self> {
         let file = || master.try_clone().map(File::from).step(|| "duplicate the terminal".to_owned());
         let raw = RawMode::enter();
-        let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdin".to_owned())?;
-        let stdout =
+        let mut stdin =
+            io::stdin().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdin".to_owned())?;
+        let mut stdout =
             io::stdout().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdout".to_owned())?;
-        let (to, from) = (file()?, file()?);
-        thread::spawn(move || carry(stdin, to));
-        let output = thread::spawn(move || carry(from, stdout));
+        let (mut to, mut from) = (file()?, file()?);
+        thread::spawn(move || pass_on(&mut stdin, &mut to));
+        // The master gives EIO when the last process has closed the other side (pty(7)).
+        let output = thread::spawn(move || pass_on(&mut from, &mut stdout));
         let terminal = Self { master, output, _raw: raw };
         terminal.resize();
         Ok(terminal)
@@ -86,16 +89,5 @@ impl AgentTerminal {
     /// Waits until the agent's last output is shown, then restores the mode.
     pub fn finish(self) {
         let _ = self.output.join();
-    }
-}
-
-/// Carries until either side is gone; a terminal's master gives EIO when the
-/// last process has closed the other side (pty(7)).
-fn carry(mut from: File, mut to: File) {
-    let mut buffer = [0u8; 16 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..length]).is_err() {
-            return;
-        }
     }
 }

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 /// First host id of the range for runs by root. The range lies above what
 /// distributions, systemd (Users, Groups, UIDs and GIDs on systemd Systems) and
 /// container tools hand out, and below 2^31.
-pub const HOST_ID_BASE: u32 = 1_900_000_000;
+const HOST_ID_BASE: u32 = 1_900_000_000;
 /// Ids of each group in the range: one for the runtime, one for the agent.
-pub const GROUP_ID_STEP: u32 = 2;
+const GROUP_ID_STEP: u32 = 2;
 
 /// Resolves the id maps. As an ordinary user the agent is the caller, whatever
 /// the caller's uid; as root it is an unprivileged id of the group's own, and so

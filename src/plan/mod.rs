@@ -29,7 +29,6 @@ use sha2::{Digest, Sha256};
 pub use allowed::{Allowlist, AllowlistState, Verdict};
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build};
-pub use identity::{GROUP_ID_STEP, HOST_ID_BASE};
 pub use limits::{delegated_cgroup, parse_cpus, parse_duration, parse_size};
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;
