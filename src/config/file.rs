@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
@@ -20,6 +21,12 @@ pub struct Config {
     /// `[limits]`: defaults of the limits.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// `[gateway]`: how the gateway works.
+    #[serde(default)]
+    pub gateway: GatewayConfig,
+    /// `[vault]`: where secrets come from.
+    #[serde(default)]
+    pub vault: VaultConfig,
     /// `[group.NAME]`: what differs for a group.
     #[serde(default)]
     pub group: BTreeMap<String, GroupConfig>,
@@ -55,7 +62,7 @@ pub enum Backend {
 pub struct LimitsConfig {
     /// `--timeout`.
     #[serde(default, deserialize_with = "duration")]
-    pub timeout: Option<std::time::Duration>,
+    pub timeout: Option<Duration>,
     /// `--memory`, in bytes.
     #[serde(default, deserialize_with = "size")]
     pub memory: Option<u64>,
@@ -82,6 +89,97 @@ pub enum Enforce {
     BestEffort,
 }
 
+/// How the gateway works.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// PEM files with certificates that the gateway and the agent trust beside
+    /// the platform's.
+    #[serde(default)]
+    pub extra_roots: Vec<String>,
+    /// When TLS is opened.
+    #[serde(default)]
+    pub inspect: Inspect,
+    /// How long a held request waits for a person; 180 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub approval_timeout: Option<Duration>,
+    /// Called for each held request, with JSON on stdin; no shell.
+    #[serde(default)]
+    pub approval_command: Vec<String>,
+    /// Name lookup and TCP connect; 10 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub connect_timeout: Option<Duration>,
+    /// TLS handshake, on either side; 10 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub tls_timeout: Option<Duration>,
+    /// The agent's request headers; 30 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub header_timeout: Option<Duration>,
+    /// The origin's response headers; 10 min unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub response_timeout: Option<Duration>,
+    /// A kept connection without a request; 90 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
+    /// Connections of a run that are served at once; 128 unless set.
+    pub connections: Option<usize>,
+}
+
+/// When TLS is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Inspect {
+    /// When a rule or a secret could be passed by otherwise.
+    #[default]
+    Needed,
+    /// Always.
+    All,
+}
+
+/// Where secrets come from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultConfig {
+    /// Whose vault.
+    #[serde(default)]
+    pub provider: Provider,
+    /// OneCLI: its address, `http://127.0.0.1:10254`.
+    pub url: Option<String>,
+    /// OneCLI: the file with the API key.
+    pub api_key_file: Option<String>,
+    /// Where the master key comes from.
+    #[serde(default)]
+    pub key: KeySource,
+    /// The key file, when it is not `vault.key` in the configuration directory.
+    pub key_file: Option<String>,
+    /// The file with the passphrase; asked for when absent.
+    pub passphrase_file: Option<String>,
+}
+
+/// Whose vault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// belljar's own.
+    #[default]
+    Builtin,
+    /// A OneCLI Agent Vault.
+    Onecli,
+}
+
+/// Where the master key comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeySource {
+    /// A file with mode 0600.
+    #[default]
+    File,
+    /// The credential `belljar.key` of the systemd unit.
+    Systemd,
+    /// A passphrase.
+    Passphrase,
+}
+
 /// What differs for a group.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,7 +194,7 @@ pub struct GroupConfig {
     pub egress: Option<EgressMode>,
     /// `timeout`.
     #[serde(default, deserialize_with = "duration")]
-    pub timeout: Option<std::time::Duration>,
+    pub timeout: Option<Duration>,
     /// `memory`.
     #[serde(default, deserialize_with = "size")]
     pub memory: Option<u64>,
@@ -142,7 +240,7 @@ where
     parse(&text).map(Some).map_err(|error| serde::de::Error::custom(error.what))
 }
 
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<std::time::Duration>, D::Error> {
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     parsed(from, parse_duration)
 }
 

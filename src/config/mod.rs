@@ -8,5 +8,8 @@ mod file;
 mod groups;
 
 pub use dirs::{Caller, Dirs, create_private, start_over_as};
-pub use file::{Backend, Config, ConfiguredMount, Enforce, GroupConfig, LimitsConfig, RunConfig};
+pub use file::{
+    Backend, Config, ConfiguredMount, Enforce, GatewayConfig, GroupConfig, Inspect, KeySource, LimitsConfig, Provider,
+    RunConfig, VaultConfig,
+};
 pub use groups::{Group, GroupName, Groups, MAIN};

@@ -1,0 +1,1 @@
+//! What runs share: rate counters, approvals and grants, in one SQLite file.

@@ -1,0 +1,2 @@
+//! Secrets at rest: the records, the master key that seals them, and the
+//! certificate authority's key.
