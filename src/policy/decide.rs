@@ -52,15 +52,22 @@ impl Policy {
             .filter(|rule| rule.has_method(query.method) && rule.in_force(query.now))
             .collect();
         let decide = |reading: &Reading| candidates.iter().copied().find(|rule| rule.path.matches(reading));
-        let mut readings = query.path.readings();
-        let exact = readings.next().and_then(decide);
-        if self.action(exact) != Action::Deny
-            && let Some(other) =
-                readings.map(|reading| (reading, decide(reading))).find(|(_, o)| !self.alike(exact, *o))
-        {
-            return self.ambiguous(query, exact, other);
+        if candidates.iter().all(|rule| rule.path.is_any()) {
+            return self.say(query, candidates.first().copied());
         }
-        match exact {
+        let mut readings = query.path.readings();
+        let exact = readings.next().and_then(|reading| decide(&reading));
+        if self.action(exact) != Action::Deny {
+            let other = readings.map(|reading| (decide(&reading), reading)).find(|(rule, _)| !self.alike(exact, *rule));
+            if let Some((rule, reading)) = other {
+                return self.ambiguous(query, exact, (&reading, rule));
+            }
+        }
+        self.say(query, exact)
+    }
+
+    fn say(&self, query: &Query<'_>, rule: Option<&Rule>) -> Decision {
+        match rule {
             Some(rule) => by_rule(query, rule),
             None => self.by_default(query),
         }

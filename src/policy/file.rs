@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::rule::{Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window};
 use super::{HostPattern, PathPattern, Problem};
-use crate::config::GroupName;
+use crate::config::{Dirs, GroupName};
 use crate::error::{Context, Error, Result, printable};
 
 /// A longer file is refused. In bytes.
@@ -175,6 +175,11 @@ struct Flaw {
 }
 
 impl Policy {
+    /// Where the file lies.
+    pub fn file(dirs: &Dirs) -> PathBuf {
+        dirs.config.join("policy.toml")
+    }
+
     /// Reads the file; a missing one allows every public host. An invalid one
     /// is refused, with line and reason.
     pub fn load(path: &Path) -> Result<Self> {

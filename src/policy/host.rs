@@ -269,3 +269,221 @@ impl Serialize for HostPattern {
         to.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spelling_for_each_host() {
+        for (text, shown) in [
+            ("Example.COM", "example.com"),
+            ("example.com.", "example.com"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("_dmarc.example", "_dmarc.example"),
+            ("localhost", "localhost"),
+            ("1.example", "1.example"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1.", "192.0.2.1"),
+            ("[2001:DB8:0:0::1]", "[2001:db8::1]"),
+            ("::1", "[::1]"),
+            ("::ffff:127.0.0.1", "[::ffff:127.0.0.1]"),
+            ("0xcafe.example", "0xcafe.example"),
+            ("a.0xg", "a.0xg"),
+        ] {
+            let host = Host::parse(text).unwrap_or_else(|problem| panic!("{text}: {problem}"));
+            assert_eq!(host.to_string(), shown);
+            assert_eq!(Host::parse(shown), Ok(host));
+        }
+        assert_eq!(Host::parse("localhost"), Ok(Host::Name("localhost".to_owned())));
+    }
+
+    #[test]
+    fn what_could_be_read_as_another_host_is_refused() {
+        let long_label = format!("{}.example", "a".repeat(64));
+        let long_name = format!("{}example", "a.".repeat(124));
+        for text in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a.b..",
+            "user@host",
+            "host:80",
+            "a b",
+            " a",
+            "a\t",
+            "a\n",
+            "a\0b",
+            "a%2eb",
+            "%61.example",
+            "a/b",
+            "a\\b",
+            "a?b",
+            "a#b",
+            "bücher.example",
+            "ａ.example",
+            "a。b",
+            "-a.example",
+            "a-.example",
+            "*",
+            "*.example",
+            "a,b",
+            "1",
+            "127.1",
+            "2130706433",
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "127.0.0.0x1",
+            "127.0.0.01",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "a.1",
+            "a.0x",
+            "a.08",
+            "[::1",
+            "::1]",
+            "[]",
+            "[a]",
+            "[127.0.0.1]",
+            "[::1]x",
+            "[::1%25eth0]",
+            "::1%eth0",
+            "fe80::1%1",
+            "[[::1]]",
+            "1:2",
+            "::ffff:0177.0.0.1",
+            "[v1.a]",
+            "localhost:",
+            &long_label,
+            &long_name,
+        ] {
+            assert!(Host::parse(text).is_err(), "{text:?} was read as {:?}", Host::parse(text));
+        }
+    }
+
+    #[test]
+    fn authorities() {
+        for (text, shown) in [
+            ("a.example:443", "a.example:443"),
+            ("A.example", "a.example"),
+            ("a.example.:1", "a.example:1"),
+            ("[::1]:65535", "[::1]:65535"),
+            ("[::1]", "[::1]"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+        ] {
+            assert_eq!(Authority::parse(text).map(|a| a.to_string()), Ok(shown.to_owned()));
+        }
+        for text in [
+            "",
+            ":",
+            ":443",
+            "a:",
+            "a:0",
+            "a:+443",
+            "a:-1",
+            "a: 443",
+            "a:443 ",
+            "a:65536",
+            "a:0443",
+            "a:99999999",
+            "a:4４3",
+            "a:443:",
+            "a:1:2",
+            "::1",
+            "::1:443",
+            "[::1]443",
+            "[::1]:",
+            "[::1]:0",
+            "[::1]:443]",
+            "u@a:443",
+            "u:p@a",
+            "u:p@a:443",
+            "a@",
+            "@a",
+            "a:443/",
+            "a/b:443",
+            "a:443#",
+            "a\r\n:443",
+            "[::1]:443:1",
+            "[::1",
+            "[a.example]:443",
+        ] {
+            assert!(Authority::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_go_by_label() {
+        for (pattern, yes, no) in [
+            (
+                "api.example",
+                vec!["api.example", "API.example."],
+                vec!["xapi.example", "a.api.example", "api.example.org"],
+            ),
+            (
+                "*.example",
+                vec!["a.example", "b.a.example"],
+                vec!["example", "badexample", "a.example.org", "192.0.2.1"],
+            ),
+            ("*", vec!["a", "192.0.2.1", "::1"], vec![]),
+            ("192.0.2.1", vec!["192.0.2.1", "::ffff:192.0.2.1"], vec!["192.0.2.10", "::ffff:192.0.2.2"]),
+            ("[2001:db8::1]", vec!["2001:db8:0::1"], vec!["2001:db8::2", "192.0.2.1"]),
+            ("*.Sub.Example.", vec!["x.sub.example"], vec!["sub.example", "xsub.example"]),
+        ] {
+            let parsed = HostPattern::parse(pattern).unwrap();
+            for host in yes {
+                assert!(parsed.matches(&Host::parse(host).unwrap()), "{pattern} {host}");
+            }
+            for host in no {
+                assert!(!parsed.matches(&Host::parse(host).unwrap()), "{pattern} {host}");
+            }
+        }
+        for text in [
+            "",
+            "*.",
+            "**",
+            "*.*",
+            "*.*.example",
+            "*example",
+            "a.*",
+            "a*.example",
+            "*.192.0.2.1",
+            "*.1",
+            "a:443",
+            "https://a",
+            "a/",
+            "bücher",
+            "*.bücher",
+            "*.[::1]",
+            "*.::1",
+            "a b",
+            "*..a",
+        ] {
+            assert!(HostPattern::parse(text).is_err(), "{text:?}");
+        }
+        assert!(HostPattern::parse("bücher.example").unwrap_err().0.contains("xn--"));
+    }
+
+    #[test]
+    fn inclusion() {
+        let p = |text| HostPattern::parse(text).unwrap();
+        for (one, other, includes) in [
+            ("*", "*", true),
+            ("*", "*.a", true),
+            ("*.a", "*", false),
+            ("*.a", "*.b.a", true),
+            ("*.b.a", "*.a", false),
+            ("*.a", "*.ba", false),
+            ("*.a", "b.a", true),
+            ("*.a", "a", false),
+            ("a", "a", true),
+            ("a", "*.a", false),
+        ] {
+            assert_eq!(p(one).includes(&p(other)), includes, "{one} {other}");
+        }
+        assert!(p("*.a").overlaps(&p("c.b.a")) && !p("*.a").overlaps(&p("*.b")));
+    }
+}

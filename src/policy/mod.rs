@@ -8,6 +8,7 @@ mod host;
 mod path;
 mod pattern;
 mod rule;
+mod target;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use host::{Authority, Host, HostPattern};
 pub use path::{NormalPath, Reading};
 pub use pattern::{Coverage, PathPattern};
 pub use rule::{Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window, check_method};
+pub use target::{Scheme, Target};
 
 /// Why a text is not what it should be, in words that can be shown to the one
 /// who wrote it.

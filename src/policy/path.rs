@@ -3,21 +3,19 @@
 //! holds for one reading only could be passed by.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use super::Problem;
 
 /// Longer paths are refused; no origin takes them either. In bytes.
-const LONGEST: usize = 16 * 1024;
+const LONGEST: usize = 8 * 1024;
 /// An origin behind a proxy decodes twice; deeper encoding is refused.
-const DEEPEST: u8 = 4;
+const DEEPEST: u8 = 3;
 
 /// The path of a request, in its one normal form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NormalPath {
-    text: String,
-    readings: Vec<Reading>,
-}
+pub struct NormalPath(String);
 
 /// One way to read a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +27,6 @@ pub struct Reading {
     /// Case was folded: patterns are compared folded as well.
     pub folded: bool,
 }
-
-/// What is done to a path in a reading, before case is folded.
-type Loosening = fn(&str) -> String;
 
 impl NormalPath {
     /// Normalises the path of a request-target, without its query.
@@ -51,26 +46,28 @@ impl NormalPath {
         }
         let spelled = respell(raw)?;
         check_decoded(&spelled)?;
-        let text = resolve(&collapse(&spelled), Above::Refuse)
-            .ok_or_else(|| Problem::new("the path has `..` above the root"))?;
-        let readings = readings(&text);
-        Ok(Self { text, readings })
+        let Resolved { path, above } = resolve(&collapse(&spelled));
+        if above > 0 {
+            return Err(Problem::new("the path has `..` above the root"));
+        }
+        Ok(Self(path))
     }
 
     /// What is judged, and what is sent.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0
     }
 
-    /// The path as it is, then each other reading of it.
-    pub fn readings(&self) -> impl Iterator<Item = &Reading> {
-        self.readings.iter()
+    /// The path as it is, then each other reading of it. They are made here and
+    /// not kept: there can be many, and most policies have no path rule.
+    pub fn readings(&self) -> impl Iterator<Item = Reading> {
+        readings(&self.0).into_iter()
     }
 }
 
 impl fmt::Display for NormalPath {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.text)
+        out.write_str(&self.0)
     }
 }
 
@@ -177,48 +174,39 @@ fn collapse(text: &str) -> String {
     single
 }
 
-/// What `..` at the root does.
-#[derive(Clone, Copy)]
-enum Above {
-    Refuse,
-    Clamp,
+/// A path without `.` and `..`.
+struct Resolved {
+    path: String,
+    /// How many `..` were above the root; they stay there, as origins have it.
+    above: usize,
 }
 
-/// Resolves `.` and `..` (RFC 3986, 5.2.4). An empty segment counts as one.
-fn resolve(text: &str, above: Above) -> Option<String> {
+/// Resolves `.` and `..` (RFC 3986, 5.2.4); an empty segment counts as one.
+fn resolve(text: &str) -> Resolved {
     let mut kept: Vec<&str> = Vec::new();
-    let mut ends_in_slash = false;
+    let mut above = 0;
+    let mut ends_in_dots = false;
     for segment in text.strip_prefix('/').unwrap_or(text).split('/') {
-        ends_in_slash = matches!(segment, "." | "..");
+        ends_in_dots = matches!(segment, "." | "..");
         match segment {
             "." => {}
-            ".." => match (kept.pop(), above) {
-                (None, Above::Refuse) => return None,
-                _ => {}
-            },
+            ".." => above += usize::from(kept.pop().is_none()),
             _ => kept.push(segment),
         }
     }
-    let mut resolved = kept.iter().fold(String::with_capacity(text.len()), |path, segment| path + "/" + segment);
-    if ends_in_slash || resolved.is_empty() {
-        resolved.push('/');
+    let mut path = kept.iter().fold(String::with_capacity(text.len()), |path, segment| path + "/" + segment);
+    if ends_in_dots || path.is_empty() {
+        path.push('/');
     }
-    Some(resolved)
+    Resolved { path, above }
 }
 
-/// `text` decoded `level` times, backslashes as slashes; `None` when there is
-/// nothing left to decode at that level.
-pub(super) fn decoded(text: &str, level: u8) -> Option<String> {
-    let mut text = text.to_owned();
-    for _ in 0..level {
-        // Only an encoded path is changed; check_decoded knows that it is UTF-8.
-        let next = String::from_utf8(decode_once(&text)).ok()?;
-        if next == text {
-            return None;
-        }
-        text = next;
-    }
-    Some(text.replace('\\', "/"))
+/// `text` decoded once more, backslashes as slashes; `None` when nothing was
+/// encoded.
+pub(super) fn decoded(text: &str) -> Option<String> {
+    // check_decoded knows that each level is UTF-8.
+    let next = String::from_utf8_lossy(&decode_once(text)).into_owned();
+    (next != text).then(|| next.replace('\\', "/"))
 }
 
 /// Each segment without what some origins drop: parameters (`;…`), and dots
@@ -238,30 +226,165 @@ pub(super) fn folded(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_uppercase().to_lowercase() }
 }
 
-/// The exact text, then each looser reading that differs from those before.
+/// Each way to read `text`, the exact one first. What an origin does, it does in
+/// rounds: drop what it does not read, resolve, decode, and begin again.
 fn readings(text: &str) -> Vec<Reading> {
     let mut all = vec![Reading { text: text.to_owned(), decoded: 0, folded: false }];
-    let mut add = |text: String, level: u8, folded: bool| {
-        let reading = Reading { text, decoded: level, folded };
-        if !all.contains(&reading) {
-            all.push(reading);
-        }
-    };
-    let mut loose = |text: &str, level: u8| {
-        // Origins differ in whether slashes collapse before or after `..`.
-        let clamped = |text: &str| resolve(text, Above::Clamp).unwrap_or_else(|| "/".to_owned());
-        for text in [clamped(&collapse(text)), collapse(&clamped(text))] {
-            add(folded(&text), level, true);
-            add(text, level, false);
-        }
-    };
-    let keep: Loosening = str::to_owned;
+    let mut round = BTreeSet::from([text.to_owned()]);
     for level in 0..=DEEPEST {
-        for first in [keep, stripped] {
-            let Some(text) = decoded(&first(text), level) else { continue };
-            loose(&text, level);
-            loose(&stripped(&text), level);
+        let mut here = BTreeSet::new();
+        for text in &round {
+            for text in [text.clone(), stripped(text)] {
+                // Origins differ in whether slashes collapse before `..` or after.
+                here.insert(resolve(&collapse(&text)).path);
+                here.insert(collapse(&resolve(&text).path));
+                here.insert(text);
+            }
         }
+        for text in &here {
+            if level > 0 || text != &all[0].text {
+                all.push(Reading { text: text.clone(), decoded: level, folded: false });
+            }
+            all.push(Reading { text: folded(text), decoded: level, folded: true });
+        }
+        round = here.iter().filter_map(|text| decoded(text)).collect();
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(raw: &str) -> String {
+        NormalPath::normalise(raw).unwrap_or_else(|problem| panic!("{raw}: {problem}")).to_string()
+    }
+
+    #[test]
+    fn one_form() {
+        for (raw, form) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("/a//b///c/", "/a/b/c/"),
+            ("/a/./b/.", "/a/b/"),
+            ("/a/../b", "/b"),
+            ("/a/b/..", "/a/"),
+            ("/a/..", "/"),
+            ("/a/%2e%2E/b", "/b"),
+            ("/a/.%2e/b", "/b"),
+            ("/%2e/a", "/a"),
+            ("/a//../b", "/b"),
+            ("/%41%5a%7e%2d%5F%30", "/AZ~-_0"),
+            ("/a%2fb%3a%C3%a9", "/a%2Fb%3A%C3%A9"),
+            ("/@scope%2fname", "/@scope%2Fname"),
+            ("/a%20b%2520", "/a%20b%2520"),
+            ("/..a/...", "/..a/..."),
+            ("/a..;/b;v=1", "/a..;/b;v=1"),
+            ("/{a}|\"<>^`[b]", "/%7Ba%7D%7C%22%3C%3E%5E%60%5Bb%5D"),
+            ("/!$&'()*+,;=:@", "/!$&'()*+,;=:@"),
+            ("/100%25", "/100%25"),
+        ] {
+            assert_eq!(normal(raw), form, "{raw}");
+            assert_eq!(normal(form), form, "{raw} is not stable");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        let long = format!("/{}", "a".repeat(LONGEST));
+        for raw in [
+            "",
+            "*",
+            "a",
+            "a/b",
+            "http://a/",
+            "/a\\b",
+            "/a%5cb",
+            "/a%5C..",
+            "/a\0",
+            "/a%00",
+            "/a%0a",
+            "/a%0D%0A",
+            "/a%7f",
+            "/a\u{7f}",
+            "/a\r\n",
+            "/a b",
+            "/a\tb",
+            "/é",
+            "/a#b",
+            "/a?b",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%u002e",
+            "/%+1",
+            "/a%c0%ae",
+            "/%c0%af",
+            "/%e0%80%af",
+            "/%ff",
+            "/%c3",
+            "/%c3;%a9",
+            "/..",
+            "/../a",
+            "/a/../../b",
+            "/%2e%2e/a",
+            "/a/%2e%2e/..",
+            "/%2500",
+            "/%250a",
+            "/%25c0%25ae",
+            "/%2525252525",
+            "/%C2%85",
+            "/%ED%A0%80",
+            &long,
+        ] {
+            assert!(NormalPath::normalise(raw).is_err(), "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn looser_readings() {
+        for (raw, seen) in [
+            ("/pub/..%2fadmin", "/admin"),
+            ("/pub%2f..%2fadmin", "/admin"),
+            ("/pub/..;/admin", "/admin"),
+            ("/pub/..;x=y/admin", "/admin"),
+            ("/pub/..%3b/admin", "/admin"),
+            ("/pub/%252e%252e/admin", "/admin"),
+            ("/pub/%252e%252e%252fadmin", "/admin"),
+            ("/pub/..%255cadmin", "/admin"),
+            ("/admin;x", "/admin"),
+            ("/admin%3Bx", "/admin"),
+            ("/admin%3Fx", "/admin"),
+            ("/admin%23", "/admin"),
+            ("/admin%20", "/admin"),
+            ("/admin.", "/admin"),
+            ("/;/admin", "/admin"),
+            ("/%61dmin", "/admin"),
+            ("/%2561dmin", "/admin"),
+            ("/ADMIN", "/admin"),
+            ("/%2fadmin", "/admin"),
+            ("/..%2fadmin", "/admin"),
+            ("/a%2f%2f..%2fadmin", "/admin"),
+            ("/a;x%2f..%2fadmin", "/a"),
+            ("/a;x%2f..%2fadmin", "/admin"),
+            ("/a%252Fb%2F..%2Fadmin%252Fx%252F..", "/admin/"),
+            ("/%E2%84%AAey", "/key"),
+        ] {
+            let path = NormalPath::normalise(raw).unwrap();
+            let all: Vec<String> = path.readings().map(|reading| reading.text).collect();
+            assert!(all.iter().any(|text| text == seen), "{raw}: {seen} is not in {all:?}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_path_has_few_readings() {
+        let hostile =
+            ["/%25252f..%25253b%252e%252e;%2f.".repeat(200), "/a;b%2f%2f..%252f%252f..%25252f%25252f..".repeat(190)];
+        for raw in hostile {
+            if let Ok(path) = NormalPath::normalise(&raw) {
+                let count = path.readings().count();
+                assert!(count < 600, "{count}");
+            }
+        }
+    }
 }

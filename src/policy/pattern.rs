@@ -78,15 +78,16 @@ impl PathPattern {
         let text = normal.as_str();
         check_stars(text)?;
         let mut forms = Vec::new();
-        for level in 0.. {
-            // A star that was encoded is a character, not a wildcard.
-            let Some(plain) = decoded(&text.replace('*', "\0"), level) else { break };
+        // A star that was encoded is a character, not a wildcard.
+        let mut next = Some(text.replace('*', "\0"));
+        while let Some(plain) = next {
             if stripped(&plain) != plain || has_dots(&plain) {
                 return Err(Problem::new(
                     "a path pattern has no `;`, no `?` or `#`, no dot or space at the end of a segment and no encoded dot segment",
                 ));
             }
             forms.push([Form::new(&plain), Form::new(&folded(&plain))]);
+            next = decoded(&plain);
         }
         Ok(Self { text: text.to_owned(), forms })
     }
@@ -99,7 +100,7 @@ impl PathPattern {
 
     /// Whether the pattern is for the path in each of its readings.
     pub fn covers(&self, path: &NormalPath) -> Coverage {
-        let mut readings = path.readings().map(|reading| self.matches(reading));
+        let mut readings = path.readings().map(|reading| self.matches(&reading));
         let exact = readings.next().unwrap_or(false);
         match readings.all(|other| other == exact) {
             false => Coverage::Ambiguous,
@@ -243,5 +244,120 @@ impl fmt::Display for PathPattern {
 impl Serialize for PathPattern {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> PathPattern {
+        PathPattern::parse(text).unwrap_or_else(|problem| panic!("{text}: {problem}"))
+    }
+
+    #[test]
+    fn coverage() {
+        use Coverage::{Ambiguous, Every, Never};
+        for (text, path, expected) in [
+            ("/*", "/", Every),
+            ("/*", "/a%2f..%2fb;c/D", Every),
+            ("/a/*", "/a", Every),
+            ("/a/*", "/a/", Every),
+            ("/a/*", "/a/b/c", Every),
+            ("/a/*", "/ab", Never),
+            ("/a/*", "/A/b", Ambiguous),
+            ("/A/*", "/a/b", Ambiguous),
+            ("/a/*", "/a/..%2fb", Ambiguous),
+            ("/a/*", "/a/..;/b", Ambiguous),
+            ("/a/*", "/a;x/b", Ambiguous),
+            ("/a/*", "/a/b;x", Every),
+            ("/a/*", "/b/../a/c", Every),
+            ("/a/*", "//a//c", Every),
+            ("/a", "/a/", Every),
+            ("/a/", "/a", Every),
+            ("/a", "/a/b", Never),
+            ("/a/*/c", "/a/b/c", Every),
+            ("/a/*/c", "/a/c", Never),
+            ("/a/*/c", "/a/b/b/c", Never),
+            ("/a/*/c", "/a/b%2fb/c", Ambiguous),
+            ("/a/*/c", "/a/b%2Fc", Ambiguous),
+            ("/v1/send*", "/v1/sendmail/x", Every),
+            ("/v1/send*", "/v1/send", Every),
+            ("/v1/send*", "/v1/sen", Never),
+            ("/v1/send*", "/v1", Never),
+            ("/a%20b", "/a%20b", Every),
+            ("/%7euser", "/~user", Every),
+            ("/@scope%2f*", "/@scope%2fname", Every),
+            ("/@scope/*", "/@scope%2fname", Ambiguous),
+            ("/x", "/@scope%2fname", Never),
+            ("/a%2Ab", "/a%2ab", Every),
+        ] {
+            let covered = pattern(text).covers(&NormalPath::normalise(path).unwrap());
+            assert_eq!(covered, expected, "{text} {path}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for text in [
+            "",
+            "*",
+            "a",
+            "/a*b",
+            "/a*/b",
+            "/*a",
+            "/**",
+            "/a/**",
+            "/a/*/",
+            "/a;b",
+            "/a%3bb",
+            "/a?b",
+            "/a%3fb",
+            "/a#",
+            "/a b",
+            "/a.",
+            "/a%20",
+            "/a%2f..%2fb",
+            "/../a",
+            "/a\\b",
+            "/é",
+            "/%",
+            "/a/../../*",
+            "/*/../..",
+            "/%252e%252e",
+        ] {
+            assert!(PathPattern::parse(text).is_err(), "{text:?}");
+        }
+        assert_eq!(pattern("/a/./b//%7e/../*").to_string(), "/a/b/*");
+    }
+
+    #[test]
+    fn inclusion_and_overlap() {
+        for (one, other, includes, overlaps) in [
+            ("/*", "/a", true, true),
+            ("/a", "/*", false, true),
+            ("/a/*", "/a", true, true),
+            ("/a/*", "/a/*/b", true, true),
+            ("/a/*/b", "/a/x/b", true, true),
+            ("/a/*/b", "/a/*", false, true),
+            ("/a/x*", "/a/xy*", true, true),
+            ("/a/xy*", "/a/x*", false, true),
+            ("/a/x*", "/a/y*", false, false),
+            ("/a/x*", "/a/xyz/b", true, true),
+            ("/a/x*", "/a/*/b", false, true),
+            ("/a/*/*", "/a/x*", true, true),
+            ("/a/*/b/*", "/a/x*", false, true),
+            ("/a", "/b", false, false),
+            ("/a", "/a/b", false, false),
+            ("/a/x*", "/a", false, false),
+            ("/a/x*", "/a/*", false, true),
+            ("/a/*", "/a/x*", true, true),
+            ("/*/b", "/a/*", false, true),
+            ("/*/x*", "/a*", false, true),
+        ] {
+            assert_eq!(pattern(one).includes(&pattern(other)), includes, "{one} includes {other}");
+            assert_eq!(pattern(one).overlaps(&pattern(other)), overlaps, "{one} overlaps {other}");
+            assert_eq!(pattern(other).overlaps(&pattern(one)), overlaps, "{other} overlaps {one}");
+        }
     }
 }
