@@ -101,3 +101,77 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RedactedBody<B> {
         hint
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    fn needles() -> Needles {
+        Needles::new([&b"hunter2-canary"[..]].into_iter())
+    }
+
+    /// A body of these frames; what comes after them is not known before.
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    #[tokio::test]
+    async fn data_and_trailers_are_masked_and_the_held_end_comes_before_the_trailers() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checked", "hunter2-canary".parse().unwrap());
+        let frames = [Frame::data("a hunter2-c".into()), Frame::data("anary, hunt".into()), Frame::trailers(trailers)];
+        let masked = Arc::new(AtomicU64::new(0));
+        let body = RedactedBody::new(Frames(frames.into()), needles(), masked.clone());
+        let all = body.collect().await.unwrap();
+        assert_eq!(all.trailers().unwrap()["x-checked"], "**************");
+        assert_eq!(all.to_bytes(), "a **************, hunt");
+        assert_eq!(masked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn the_length_is_that_of_the_inner_body_at_every_moment() {
+        let text = "some hunter2-canary text that ends in hunter2-";
+        let mut body = RedactedBody::new(Full::<Bytes>::from(text), needles(), Arc::default());
+        assert_eq!(body.size_hint().exact(), Some(text.len() as u64));
+        assert!(!body.is_end_stream());
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(body.size_hint().exact(), Some((text.len() - first.len()) as u64));
+        assert!(!body.is_end_stream(), "the held end is still to come");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hunter2-");
+        assert!(body.is_end_stream());
+        assert!(body.frame().await.is_none());
+        let empty = RedactedBody::new(Full::<Bytes>::default(), needles(), Arc::default());
+        assert!(empty.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn what_has_come_goes_on_while_the_far_side_waits() {
+        /// One frame, then silence.
+        struct Silent(Option<Bytes>);
+        impl Body for Silent {
+            type Data = Bytes;
+            type Error = Infallible;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+            }
+        }
+        let event = Silent(Some("data: hunter2-canary\n\n".into()));
+        let mut body = RedactedBody::new(event, needles(), Arc::default());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: **************\n\n");
+    }
+}

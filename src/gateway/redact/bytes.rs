@@ -38,3 +38,35 @@ where
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::super::Needles;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_redacted_across_reads_and_not_held_up() {
+        let needles = Needles::new([&b"hunter2-canary"[..]].into_iter());
+        let (mut server, from) = duplex(64);
+        let (to, mut client) = duplex(64);
+        let masked = AtomicU64::new(0);
+        let copy = copy_redacted(from, to, Redactor::new(needles), &masked);
+        let talk = async {
+            let mut buffer = [0; 64];
+            server.write_all(b"\x81\x06hello!").await.unwrap();
+            assert_eq!(client.read(&mut buffer).await.unwrap(), 8, "it came while the server waits");
+            server.write_all(b"\x81\x0ehunter2-").await.unwrap();
+            tokio::task::yield_now().await;
+            server.write_all(b"canary").await.unwrap();
+            drop(server);
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"\x81\x0e**************");
+        };
+        assert_eq!(tokio::join!(copy, talk).0.unwrap(), 24);
+        assert_eq!(masked.into_inner(), 1);
+    }
+}

@@ -128,3 +128,65 @@ where
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http_body_util::{BodyExt, Full};
+
+    use super::super::{Needles, RedactedBody};
+    use super::*;
+
+    fn gzip(text: &str) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn codings_are_told_apart() {
+        let named = |text| Coding::named(&HeaderValue::from_static(text));
+        assert_eq!(named("GZip"), Some(Coding::Gzip));
+        assert_eq!(named("x-gzip"), Some(Coding::Gzip));
+        assert_eq!(named("deflate"), Some(Coding::Deflate));
+        assert_eq!(named("identity"), Some(Coding::Identity));
+        for other in ["br", "zstd", "gzip, br", "gzip, gzip", "gzip;q=1", "aws-chunked"] {
+            assert_eq!(named(other), None, "{other}");
+        }
+        let mut headers = HeaderMap::new();
+        assert_eq!(Coding::of(&headers), Some(Coding::Identity));
+        headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(Coding::of(&headers), Some(Coding::Gzip));
+        headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(Coding::of(&headers), None, "two lines are two codings");
+    }
+
+    #[tokio::test]
+    async fn a_secret_in_a_compressed_body_is_masked() {
+        let coded = gzip(&format!("{}hunter2-canary{}", "x".repeat(100_000), "y".repeat(100_000)));
+        let needles = Needles::new([&b"hunter2-canary"[..]].into_iter());
+        let decoded = Decoded::new(Full::<Bytes>::from(coded), Coding::Gzip);
+        let body = RedactedBody::new(decoded, needles, Default::default());
+        assert_eq!(body.size_hint().exact(), None);
+        let plain = body.collect().await.unwrap().to_bytes();
+        assert_eq!(plain.len(), 200_014);
+        assert_eq!(&plain[99_999..100_015], b"x**************y");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_early_is_an_error_and_an_empty_one_is_empty() {
+        let coded = gzip("some text");
+        let cut = Decoded::new(Full::<Bytes>::from(coded[..coded.len() - 3].to_vec()), Coding::Gzip);
+        assert!(cut.collect().await.unwrap_err().to_string().contains("too early"));
+        let empty = Decoded::new(Full::<Bytes>::default(), Coding::Gzip);
+        assert!(empty.is_end_stream());
+        assert_eq!(empty.collect().await.unwrap().to_bytes(), "");
+        let plain = Decoded::new(Full::<Bytes>::from("plain"), Coding::Identity);
+        assert_eq!(plain.size_hint().exact(), Some(5));
+        assert_eq!(plain.collect().await.unwrap().to_bytes(), "plain");
+    }
+}

@@ -13,7 +13,17 @@ const LOWER: &[u8; 16] = b"0123456789abcdef";
 const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
 /// What percent-encoders leave as it is, beside letters and digits.
-const LEFT_BY_PERCENT: [&[u8]; 7] = [
+const LEFT_BY_PERCENT: [&[u8]; 9] = [
+    b"-._~",                          // RFC 3986, unreserved
+    b"*-._",                          // application/x-www-form-urlencoded
+    b"-_.!~*'()",                     // JavaScript's encodeURIComponent
+    b"-._~/",                         // Python's quote
+    b"-_.!~*'();,/?:@&=+$#",          // JavaScript's encodeURI
+    b"-_.!~*'();,/?:@&=+$[]\\^`{|}%", // WHATWG URL: query
+    b"-_.!~*();,/?:@&=+$[]\\^`{|}%",  // query of http and https
+    b"-_.!~*'();,/:@&=+$[]\\|%",      // path
+    b"-_.!~*'(),&+$%",                // user and password
+]; 7] = [
     b"-._~",                           // RFC 3986, unreserved
     b"*-._",                           // application/x-www-form-urlencoded, WHATWG URL
     b"-_.!~*'()",                      // JavaScript's encodeURIComponent
@@ -187,4 +197,106 @@ fn html(text: &str, (double, single): (&str, &str)) -> Form {
         }
     }
     form
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    const VALUE: &str = "s3/cr+e t&<\"'\\>é\u{1f511}";
+
+    fn has(value: &str, form: &str) {
+        assert!(of(value.as_bytes()).iter().any(|known| known.as_slice() == form.as_bytes()), "{value:?} as {form:?}");
+    }
+
+    /// Whether one of the forms is found in `text`.
+    fn found(value: &[u8], text: &[u8]) -> bool {
+        of(value).iter().any(|form| form.len() >= 6 && text.windows(form.len()).any(|part| part == form.as_slice()))
+    }
+
+    #[test]
+    fn base64_is_found_in_longer_texts_of_every_alignment() {
+        for value in [
+            &b"secret"[..],
+            b"a longer value",
+            b"\xfb\xff\xfe\xfb\xff\xfe\xfb\xff",
+            b"0123456789abcdef0123456789abcdef",
+        ] {
+            for before in ["", "u", "us", "use", "user:", "someone:", "some.one:"] {
+                for after in ["", "x", "yz", "\n and so on"] {
+                    let text = [before.as_bytes(), value, after.as_bytes()].concat();
+                    for encoded in
+                        [STANDARD.encode(&text), STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)]
+                    {
+                        assert!(found(value, encoded.as_bytes()), "{encoded}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn base64_of_the_value_alone_is_a_form_but_for_a_last_character_that_others_decide() {
+        for length in 6..40 {
+            let value = vec![0x7e; length];
+            let encoded = STANDARD_NO_PAD.encode(&value);
+            let longest =
+                of(&value).into_iter().filter(|form| encoded.as_bytes().starts_with(form)).map(|form| form.len()).max();
+            assert_eq!(longest, Some(length * 8 / 6));
+        }
+    }
+
+    #[test]
+    fn percent_encodings_of_common_encoders() {
+        has(VALUE, "s3%2Fcr%2Be%20t%26%3C%22%27%5C%3E%C3%A9%F0%9F%94%91"); // RFC 3986
+        has(VALUE, "s3%2fcr%2be%20t%26%3c%22%27%5c%3e%c3%a9%f0%9f%94%91");
+        has(VALUE, "s3%2Fcr%2Be+t%26%3C%22%27%5C%3E%C3%A9%F0%9F%94%91"); // form
+        has(VALUE, "s3%2Fcr%2Be%20t%26%3C%22'%5C%3E%C3%A9%F0%9F%94%91"); // encodeURIComponent
+        has(VALUE, "s3/cr%2Be%20t%26%3C%22%27%5C%3E%C3%A9%F0%9F%94%91"); // Python's quote
+        has(VALUE, "s3/cr+e%20t&%3C%22'%5C%3E%C3%A9%F0%9F%94%91"); // encodeURI
+    }
+
+    #[test]
+    fn json_of_common_encoders() {
+        let encoded = serde_json::to_string(VALUE).unwrap();
+        has(VALUE, &encoded[1..encoded.len() - 1]);
+        has(VALUE, r#"s3/cr+e t&<\"'\\>é🔑"#);
+        has(VALUE, r#"s3/cr+e t&<\"'\\>\u00e9\ud83d\udd11"#); // Python
+        has(VALUE, r#"s3\/cr+e t&<\"'\\>\u00e9\ud83d\udd11"#); // PHP
+        has(VALUE, r#"s3\/cr+e t&<\"'\\>é🔑"#);
+        has(VALUE, r#"s3/cr+e t\u0026\u003c\"'\\\u003eé🔑"#); // Go
+        has(VALUE, r#"s3/cr\u002Be t\u0026\u003C\u0022\u0027\\\u003E\u00E9\uD83D\uDD11"#); // .NET
+        has("two\nlines\t\u{1}", r"two\nlines\t\u0001");
+    }
+
+    #[test]
+    fn html_hex_and_wide_text() {
+        has(VALUE, "s3/cr+e t&amp;&lt;&quot;&#x27;\\&gt;é🔑");
+        has(VALUE, "s3/cr+e t&amp;&lt;&#34;&#39;\\&gt;é🔑");
+        has(VALUE, "s3/cr+e t&amp;&lt;&quot;&#039;\\&gt;é🔑");
+        has(VALUE, "s3/cr+e t&amp;&lt;\"'\\&gt;é🔑");
+        has("secret", "736563726574");
+        has("sekrét~", "73656B72C3A9747E");
+        has("secret", "s\0e\0c\0r\0e\0t\0");
+    }
+
+    #[test]
+    fn base64_that_is_encoded_again() {
+        let value = "\u{fb}\u{ff}??>>~~".as_bytes();
+        let encoded = STANDARD.encode(value);
+        let encoded = encoded.trim_end_matches('=');
+        assert!(encoded.contains('/') || encoded.contains('+'), "{encoded}");
+        assert!(found(value, encoded.replace('+', "%2B").replace('/', "%2F").as_bytes()));
+        assert!(found(value, encoded.replace('/', "\\/").as_bytes()));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_have_forms_too() {
+        let value = b"\xff\xfe\0\x01\x80secret";
+        assert!(found(value, b"fffe000180736563726574"));
+        assert!(found(value, b"%FF%FE%00%01%80secret"));
+    }
 }

@@ -38,3 +38,29 @@ fn mask_value(needles: &Needles, value: &mut HeaderValue) -> u64 {
     }
     count
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use hyper::Response;
+
+    use super::*;
+
+    #[test]
+    fn values_and_the_reason_are_masked_and_the_rest_stays() {
+        let needles = Needles::new([&b"hunter2-canary"[..]].into_iter());
+        let response = Response::builder()
+            .header("x-echo", "Bearer hunter2-canary")
+            .header("x-echo", "68756e746572322d63616e617279")
+            .header("x-binary", HeaderValue::from_bytes(b"\xffhunter2-canary\xff").unwrap())
+            .header("x-other", "hunter2")
+            .extension(ReasonPhrase::try_from(&b"No hunter2-canary"[..]).unwrap());
+        let (mut head, ()) = response.body(()).unwrap().into_parts();
+        assert_eq!(mask_head(&needles, &mut head), 4);
+        let echoes: Vec<_> = head.headers.get_all("x-echo").iter().collect();
+        assert_eq!(echoes, ["Bearer **************", "*".repeat(28).as_str()]);
+        assert_eq!(head.headers["x-binary"].as_bytes(), b"\xff**************\xff");
+        assert_eq!(head.headers["x-other"], "hunter2");
+        assert_eq!(head.extensions.get::<ReasonPhrase>().unwrap().as_bytes(), b"No **************");
+    }
+}

@@ -129,7 +129,7 @@ impl Inflater {
     pub(super) fn may_end(&self) -> bool {
         match &self.stage {
             Stage::Start | Stage::Between | Stage::Ended => true,
-            Stage::GzipHead(head) => !head.first || matches!(head, Head { field: Field::Magic, left: 2, .. }),
+            Stage::GzipHead(head) => matches!(head.field, Field::Magic) && (!head.first || head.left == 2),
             _ => false,
         }
     }
@@ -249,5 +249,141 @@ impl Head {
             },
         };
         HeadIs::Unfinished
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32)
+            .flat_map(|line| format!("line {line} of {}\n", line.wrapping_mul(2_654_435_761)).into_bytes())
+            .collect()
+    }
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Feeds `coded` in chunks of `size` bytes.
+    fn decoded(mut inflater: Inflater, coded: &[u8], size: usize) -> Result<Vec<u8>, Broken> {
+        let mut out = Vec::new();
+        for chunk in coded.chunks(size) {
+            let mut input = Bytes::copy_from_slice(chunk);
+            while let Some(data) = inflater.step(&mut input)? {
+                assert!(!data.is_empty() && data.len() <= STEP);
+                out.extend_from_slice(&data);
+            }
+            assert!(input.is_empty(), "what is left would be lost");
+        }
+        inflater.may_end().then_some(out).ok_or(Broken::Truncated)
+    }
+
+    #[test]
+    fn all_codings_decode_whatever_the_chunks() {
+        let text = text();
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+        let mut raw = DeflateEncoder::new(Vec::new(), Compression::best());
+        zlib.write_all(&text).unwrap();
+        raw.write_all(&text).unwrap();
+        let (zlib, raw, gzip) = (zlib.finish().unwrap(), raw.finish().unwrap(), gzip(&text));
+        for size in [1, 2, 3, 7, 1000, usize::MAX] {
+            assert!(decoded(Inflater::gzip(), &gzip, size).unwrap() == text);
+            assert!(decoded(Inflater::deflate(), &zlib, size).unwrap() == text);
+            assert!(decoded(Inflater::deflate(), &raw, size).unwrap() == text);
+        }
+    }
+
+    #[test]
+    fn members_follow_each_other_and_garbage_is_ignored() {
+        let mut two = gzip(b"first, ");
+        two.extend(gzip(b"second"));
+        for garbage in [&b""[..], b"\0\0\0", b"\x1f", b"\x1fx", b"garbage"] {
+            let coded = [&two, garbage].concat();
+            for size in [1, 5, usize::MAX] {
+                assert_eq!(decoded(Inflater::gzip(), &coded, size).unwrap(), b"first, second", "{garbage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_gzip_head_is_passed_over() {
+        let plain = gzip(b"text");
+        for flags in 0..32u8 {
+            let mut coded = plain[..10].to_vec();
+            coded[3] = flags;
+            for (flag, field) in [(4, &b"\x05\0extra"[..]), (8, b"name\0"), (16, b"comment\0"), (2, b"hc")] {
+                if flags & flag != 0 {
+                    coded.extend_from_slice(field);
+                }
+            }
+            coded.extend_from_slice(&plain[10..]);
+            assert_eq!(decoded(Inflater::gzip(), &coded, 1).unwrap(), b"text", "{flags}");
+        }
+        let mut empty_extra = plain[..10].to_vec();
+        empty_extra[3] = 4;
+        empty_extra.extend([0, 0]);
+        empty_extra.extend_from_slice(&plain[10..]);
+        assert_eq!(decoded(Inflater::gzip(), &empty_extra, 1).unwrap(), b"text");
+    }
+
+    #[test]
+    fn a_body_that_ends_early_or_is_damaged_is_an_error() {
+        let coded = gzip(&text());
+        for end in [1, 2, 3, 9, 10, 11, coded.len() / 2, coded.len() - 8, coded.len() - 1] {
+            assert_eq!(decoded(Inflater::gzip(), &coded[..end], 100).unwrap_err(), Broken::Truncated, "{end}");
+        }
+        assert_eq!(decoded(Inflater::gzip(), b"", 1).unwrap(), b"");
+        for at in [0, 1, 2, coded.len() - 1, coded.len() - 5] {
+            let mut bad = coded.clone();
+            bad[at] ^= 1;
+            assert_eq!(decoded(Inflater::gzip(), &bad, 100).unwrap_err(), Broken::Damaged, "{at}");
+        }
+        let mut raw = DeflateEncoder::new(Vec::new(), Compression::best());
+        raw.write_all(&text()).unwrap();
+        let raw = raw.finish().unwrap();
+        assert_eq!(decoded(Inflater::deflate(), &raw[..raw.len() - 1], 9).unwrap_err(), Broken::Truncated);
+        assert!(decoded(Inflater::deflate(), b"\xff\xffnothing of the kind", 9).is_err());
+    }
+
+    #[test]
+    fn what_was_flushed_is_decoded_at_once() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let mut inflater = Inflater::gzip();
+        for event in 0..50 {
+            let event = format!("data: {event}\n\n").into_bytes();
+            encoder.write_all(&event).unwrap();
+            encoder.flush().unwrap();
+            let mut input = Bytes::from(std::mem::take(encoder.get_mut()));
+            let mut out = Vec::new();
+            while let Some(data) = inflater.step(&mut input).unwrap() {
+                out.extend_from_slice(&data);
+            }
+            assert_eq!(out, event);
+        }
+    }
+
+    #[test]
+    fn a_bomb_comes_out_in_bounded_steps() {
+        let bomb = gzip(&vec![0; 50 << 20]);
+        assert!(bomb.len() < 60_000);
+        let mut inflater = Inflater::gzip();
+        let mut input = Bytes::from(bomb);
+        let (mut steps, mut size) = (0, 0);
+        while let Some(data) = inflater.step(&mut input).unwrap() {
+            assert!(data.len() <= STEP);
+            (steps, size) = (steps + 1, size + data.len());
+        }
+        assert_eq!(size, 50 << 20);
+        assert!(steps >= 800 && inflater.may_end());
     }
 }

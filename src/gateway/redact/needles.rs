@@ -219,3 +219,121 @@ fn mark(bits: &mut [u64], number: usize) {
 fn marked(bits: &[u64], number: usize) -> bool {
     bits[number / 64] >> (number % 64) & 1 != 0
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, missing_docs)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A small generator of numbers that look random (xorshift).
+    pub struct Numbers(pub u64);
+
+    impl Numbers {
+        pub fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) as usize % limit
+        }
+
+        pub fn letters(&mut self, length: usize, kinds: usize) -> Vec<u8> {
+            (0..length).map(|_| b'a' + self.below(kinds) as u8).collect()
+        }
+    }
+
+    impl Needles {
+        /// Looks for these and no other forms of them.
+        pub fn exactly(values: &[Vec<u8>]) -> Self {
+            let mut needles: Vec<Form> = values.iter().cloned().map(Form::new).collect();
+            needles.sort_unstable_by(|one, other| one.as_slice().cmp(other));
+            needles.dedup();
+            Self(Set::new(needles).map(Arc::new))
+        }
+    }
+
+    /// What the search must find, said without any cleverness.
+    pub fn reference(needles: &[Vec<u8>], text: &[u8]) -> (Vec<u8>, u64) {
+        let mut masked = text.to_vec();
+        let (mut count, mut end) = (0, 0);
+        for at in 0..text.len() {
+            let Some(length) = needles.iter().filter(|needle| text[at..].starts_with(needle)).map(Vec::len).max()
+            else {
+                continue;
+            };
+            count += u64::from(at >= end);
+            end = end.max(at + length);
+            masked[at..at + length].fill(b'*');
+        }
+        (masked, count)
+    }
+
+    #[test]
+    fn the_search_finds_what_the_reference_finds() {
+        let mut numbers = Numbers(0x1234_5678_9abc_def1);
+        let mut all = 0;
+        for _ in 0..4000 {
+            let kinds = 1 + numbers.below(3);
+            let values: Vec<_> = (0..1 + numbers.below(5))
+                .map(|_| {
+                    let spread = [80, 4, 4, 4][numbers.below(4)];
+                    let length = SHORTEST + numbers.below(spread);
+                    numbers.letters(length, kinds)
+                })
+                .collect();
+            let mut text = numbers.letters(numbers.0 as usize % 200, kinds);
+            for value in &values {
+                let at = numbers.below(text.len() + 1);
+                text.splice(at..at, value.iter().copied());
+            }
+            let (expected, count) = reference(&values, &text);
+            let mut masked = text.clone();
+            assert_eq!(Needles::exactly(&values).mask_bytes(&mut masked), count, "{values:?} {text:?}");
+            assert!(masked == expected, "{values:?} {text:?}");
+            all += count;
+        }
+        assert!(all > 4000);
+    }
+
+    #[test]
+    fn what_is_unfinished_is_the_longest_beginning_and_no_longer() {
+        let mut numbers = Numbers(0x0f1e_2d3c_4b5a_6978);
+        for _ in 0..4000 {
+            let values: Vec<_> = (0..1 + numbers.below(4))
+                .map(|_| {
+                    let length = SHORTEST + numbers.below(10);
+                    numbers.letters(length, 2)
+                })
+                .collect();
+            let text = numbers.letters(numbers.0 as usize % 40, 2);
+            let expected = (0..text.len())
+                .find(|at| values.iter().any(|value| value.len() > text.len() - at && value.starts_with(&text[*at..])))
+                .map_or(0, |at| text.len() - at);
+            assert_eq!(Needles::exactly(&values).unfinished(&text), expected, "{values:?} {text:?}");
+        }
+    }
+
+    #[test]
+    fn text_is_masked_and_keeps_its_length() {
+        let needles = Needles::new([&b" hunter2-canary\n"[..]].into_iter());
+        let (text, count) = needles.mask_text("before hunter2-canary, Aladdin:hunter2-canary é");
+        assert_eq!((text.as_str(), count), ("before **************, Aladdin:************** é", 2));
+        assert_eq!(needles.mask_text("hunter2-canar"), ("hunter2-canar".into(), 0));
+        assert_eq!(needles.mask_text(""), (String::new(), 0));
+    }
+
+    #[test]
+    fn short_and_missing_values_are_not_looked_for() {
+        for values in [vec![], vec![&b""[..]], vec![b"  \n"], vec![b" five5 "]] {
+            let needles = Needles::new(values.into_iter());
+            assert!(needles.is_empty());
+            assert_eq!(needles.mask_text("five5").1, 0);
+        }
+        assert!(!Needles::new([&b"sixsix"[..]].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn a_value_is_not_printed() {
+        let needles = Needles::new([&b"hunter2-canary"[..]].into_iter());
+        assert!(!format!("{needles:?}").contains("canary"));
+    }
+}

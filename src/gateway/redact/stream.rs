@@ -89,3 +89,101 @@ impl Redactor {
         text.into()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::SHORTEST;
+    use super::super::needles::tests::{Numbers, reference};
+    use super::*;
+
+    const VALUE: &str = "hunter2-canary";
+
+    fn redactor() -> Redactor {
+        Redactor::new(Needles::new([VALUE.as_bytes()].into_iter()))
+    }
+
+    #[test]
+    fn any_chunks_give_what_the_reference_gives_and_no_more_waits_than_must() {
+        let mut numbers = Numbers(0xdead_beef_0bad_cafe);
+        for _ in 0..6000 {
+            let kinds = 1 + numbers.below(3);
+            let values: Vec<_> = (0..1 + numbers.below(5))
+                .map(|_| {
+                    let spread = [60, 4, 4, 4][numbers.below(4)];
+                    let length = SHORTEST + numbers.below(spread);
+                    numbers.letters(length, kinds)
+                })
+                .collect();
+            let mut text = numbers.letters(numbers.0 as usize % 150, kinds);
+            for value in &values {
+                let at = numbers.below(text.len() + 1);
+                text.splice(at..at, value.iter().copied());
+            }
+            let needles = Needles::exactly(&values);
+            let mut redactor = Redactor::new(needles.clone());
+            let (mut out, mut seen) = (Vec::new(), 0);
+            while seen < text.len() {
+                let end = text.len().min(seen + 1 + numbers.below(20));
+                out.extend_from_slice(&redactor.push(Bytes::copy_from_slice(&text[seen..end])));
+                seen = end;
+                assert!(redactor.held() <= needles.unfinished(&text[..seen]));
+                assert_eq!(out.len() + redactor.held(), seen);
+            }
+            out.extend_from_slice(&redactor.finish());
+            let (expected, count) = reference(&values, &text);
+            assert!(out == expected, "{values:?}\n{text:?}\n{out:?}");
+            assert_eq!(redactor.count(), count, "{values:?}\n{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_border_of_two_chunks() {
+        let text = format!("GET /?key={VALUE} and more");
+        for border in 0..=text.len() {
+            let mut redactor = redactor();
+            let mut out = redactor.push(Bytes::copy_from_slice(&text.as_bytes()[..border])).to_vec();
+            out.extend_from_slice(&redactor.push(Bytes::copy_from_slice(&text.as_bytes()[border..])));
+            out.extend_from_slice(&redactor.finish());
+            assert_eq!(String::from_utf8(out).unwrap(), "GET /?key=************** and more");
+            assert_eq!(redactor.count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_ends_in_no_beginning_goes_on_at_once_and_uncopied() {
+        let mut redactor = redactor();
+        let chunk = Bytes::from_static(b"data: {\"delta\": \"nothing\"}\n\n");
+        let out = redactor.push(chunk.clone());
+        assert_eq!(out.as_ptr(), chunk.as_ptr());
+        assert_eq!((out.len(), redactor.held()), (chunk.len(), 0));
+    }
+
+    #[test]
+    fn only_a_beginning_waits_and_it_comes_at_the_end() {
+        let mut redactor = redactor();
+        assert_eq!(redactor.push(Bytes::from_static(b"the hunter2")), "the ");
+        assert_eq!(redactor.held(), 7);
+        assert_eq!(redactor.push(Bytes::from_static(b"-")), "");
+        assert_eq!(redactor.push(Bytes::from_static(b" hunt")), "hunter2- ");
+        assert_eq!(redactor.finish(), "hunt");
+        assert_eq!((redactor.held(), redactor.count()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_masked_whatever_comes_does_not_wait() {
+        let values = [b"abcdef".to_vec(), b"abcdefghijkl".to_vec()];
+        let mut redactor = Redactor::new(Needles::exactly(&values));
+        assert_eq!(redactor.push(Bytes::from_static(b"-abcdef")), "-******");
+        assert_eq!(redactor.push(Bytes::from_static(b"ghij")), "");
+        assert_eq!(redactor.push(Bytes::from_static(b"kl.")), "******.");
+        assert_eq!(redactor.count(), 1);
+    }
+
+    #[test]
+    fn without_secrets_all_passes() {
+        let mut redactor = Redactor::new(Needles::default());
+        assert_eq!(redactor.push(Bytes::from_static(b"text")), "text");
+        assert_eq!(redactor.finish(), "");
+    }
+}
