@@ -23,14 +23,6 @@ const LEFT_BY_PERCENT: [&[u8]; 9] = [
     b"-_.!~*();,/?:@&=+$[]\\^`{|}%",  // query of http and https
     b"-_.!~*'();,/:@&=+$[]\\|%",      // path
     b"-_.!~*'(),&+$%",                // user and password
-]; 7] = [
-    b"-._~",                           // RFC 3986, unreserved
-    b"*-._",                           // application/x-www-form-urlencoded, WHATWG URL
-    b"-_.!~*'()",                      // JavaScript's encodeURIComponent
-    b"-._~/",                          // Python's quote
-    b"-_.!~*'();,/?:@&=+$#",           // JavaScript's encodeURI
-    b"-_.!~*'();,/?:@&=+$[]\\^`{|}%",  // the query of a WHATWG URL
-    b"-_.!~*'();,/:@&=+$[]\\|%\"<>^`", // Go's and others' laxer query
 ];
 
 /// How an encoder writes JSON strings.
