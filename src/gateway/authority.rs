@@ -7,7 +7,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::fcntl::{Flock, FlockArg};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
@@ -18,11 +17,11 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::roots::{pem, provider};
-use crate::config::{Dirs, create_private};
-use crate::error::{Context, Result};
+use crate::config::Dirs;
+use crate::error::{Context, Error, Result};
 use crate::plan::hex;
 use crate::policy::Host;
-use crate::vault::{CA_KEY_IDENTITY, Master};
+use crate::vault::{IfMissing, Master, Vault};
 
 /// Configurations of leaves that are kept.
 const CACHED: usize = 256;
@@ -47,10 +46,6 @@ impl Files {
         self.directory.join("ca.pem")
     }
 
-    fn key(&self) -> PathBuf {
-        self.directory.join("key.sealed")
-    }
-
     /// The certificate, when there is one.
     pub fn read(&self) -> Result<Option<CertificateDer<'static>>> {
         let path = self.certificate();
@@ -58,7 +53,7 @@ impl Files {
             Ok(text) => CertificateDer::from_pem_slice(&text)
                 .refuse(|| format!("read {}", path.display()))
                 .map_err(|error| {
-                    error.hint(format!("rm -r {}: the next run makes another authority", self.directory.display()))
+                    error.hint(format!("rm {}: the next run makes it again", path.display()))
                 })
                 .map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -66,26 +61,20 @@ impl Files {
         }
     }
 
-    /// The certificate; the first caller makes the authority.
-    pub fn ensure(&self, master: impl FnOnce() -> Result<Master>) -> Result<CertificateDer<'static>> {
-        if let Some(found) = self.read()? {
+    /// The certificate; the first caller makes the authority, and the master
+    /// key when there is none yet.
+    pub fn ensure(&self, vault: &Vault) -> Result<CertificateDer<'static>> {
+        if let (Some(found), true) = (self.read()?, vault.authority_path().exists()) {
             return Ok(found);
         }
-        create_private(&self.directory)?;
-        let lock = self.directory.join("lock");
-        let file = fs::File::create(&lock).step(|| format!("open {}", lock.display()))?;
-        let _guard = Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .step(|| format!("lock {}", lock.display()))?;
-        if let Some(found) = self.read()? {
-            return Ok(found);
-        }
-        let key = KeyPair::generate().step(|| "make the key of the certificate authority".to_owned())?;
-        let certificate =
-            parameters(&key).self_signed(&key).step(|| "make the certificate authority".to_owned())?.der().clone();
-        let sealed = master()?.seal(CA_KEY_IDENTITY, &Zeroizing::new(key.serialize_der()));
-        write_whole(&self.key(), &sealed)?;
-        // Last: with it the authority is there.
+        let master = vault.master(IfMissing::Make)?;
+        let step = || "make the certificate authority".to_owned();
+        let key = vault.open_or_make(&master, || {
+            KeyPair::generate().map(|key| Zeroizing::new(key.serialize_der())).step(step)
+        })?;
+        let key = KeyPair::try_from(key.as_slice()).step(step)?;
+        // Two that come here at once make it from the same key.
+        let certificate = parameters(&key).self_signed(&key).step(step)?.der().clone();
         write_whole(&self.certificate(), pem(&certificate).as_bytes())?;
         Ok(certificate)
     }
@@ -130,17 +119,17 @@ pub struct Authority {
 
 impl Authority {
     /// Opens the sealed key. The leaves of this run share a key of their own.
-    pub fn open(files: &Files, master: &Master) -> Result<Self> {
-        let certificate =
-            files.read()?.ok_or_else(|| crate::error::Error::failed("the certificate authority is gone"))?;
-        let path = files.key();
-        let what = || format!("open the certificate authority's key, {}", path.display());
-        let again = |error: crate::error::Error| {
-            error.hint(format!("rm -r {}: the next run makes another authority", files.directory.display()))
-        };
-        let sealed = fs::read(&path).refuse(what).map_err(again)?;
-        let key = master.unseal(CA_KEY_IDENTITY, &sealed)?;
-        let key = KeyPair::try_from(key.as_slice()).refuse(what).map_err(again)?;
+    pub fn open(files: &Files, vault: &Vault, master: &Master) -> Result<Self> {
+        let gone = || Error::failed("the certificate authority is gone");
+        let certificate = files.read()?.ok_or_else(gone)?;
+        let key = vault.open_or_make(master, || Err(gone()))?;
+        let key = KeyPair::try_from(key.as_slice()).step(|| "open the certificate authority's key".to_owned())?;
+        let public = key.public_key_raw();
+        if !certificate.windows(public.len()).any(|part| part == public) {
+            let path = files.certificate();
+            return Err(Error::refused(format!("{} is not the certificate of the authority's key", path.display()))
+                .hint(format!("rm {}: the next run makes it again", path.display())));
+        }
         let issuer = Issuer::new(parameters(&key), key);
         let leaf_key = KeyPair::generate().step(|| "make the key of this run's certificates".to_owned())?;
         Ok(Self { issuer, certificate, leaf_key, ready: Mutex::default() })
@@ -172,7 +161,7 @@ impl Authority {
         parameters.use_authority_key_identifier_extension = true;
         (parameters.not_before, parameters.not_after) = validity(LEAF_DAYS);
         let leaf = parameters.signed_by(&self.leaf_key, &self.issuer).step(step)?;
-        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der()).map_err(crate::error::Error::failed)?;
+        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der()).step(step)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .step(step)?

@@ -181,7 +181,7 @@ fn prepare(
     };
     let more = setup.parent.as_ref().map(ParentProxy::needles).unwrap_or_default();
     let secrets = Secrets::new(secrets, &more)?;
-    let authority = Authority::open(&AuthorityFiles::new(&setup.dirs), master)?;
+    let authority = Authority::open(&AuthorityFiles::new(&setup.dirs), &setup.vault, master)?;
     let times = Times::new(&setup.config);
     let network = Arc::new(Network::new(
         Arc::clone(&setup.policy),
