@@ -52,7 +52,7 @@ use shared::Shared;
 use times::Times;
 use upstream::{Network, Pools};
 
-use crate::config::{Config, Dirs, GatewayConfig};
+use crate::config::{Dirs, GatewayConfig};
 use crate::error::{Context, Error, Result};
 use crate::plan::{ListenerPurpose, Opened, Transport};
 use crate::policy::Policy;
@@ -91,23 +91,6 @@ pub struct Setup {
     pub roots: Roots,
     /// OneCLI's proxy, when it is the vault.
     pub parent: Option<ParentProxy>,
-}
-
-impl Setup {
-    /// What the configuration files say for a group.
-    pub fn new(config: &Config, dirs: &Dirs, group: &str, policy: Policy, inspection: Inspection, roots: Roots) -> Self {
-        Self {
-            group: group.to_owned(),
-            policy: Arc::new(policy),
-            inspection,
-            answers: Answers::StandIns,
-            config: config.gateway.clone(),
-            vault: Vault::new(dirs, &config.vault),
-            dirs: dirs.clone(),
-            roots,
-            parent: None,
-        }
-    }
 }
 
 /// What the gateway's thread says.

@@ -43,6 +43,11 @@ impl Roots {
         Ok(Self { certificates })
     }
 
+    /// Trusts one more.
+    pub fn add(&mut self, certificate: CertificateDer<'static>) {
+        self.certificates.push(certificate);
+    }
+
     /// What the gateway trusts an origin by: never our own authority, also when
     /// somebody has added it to the platform's.
     pub fn client_config(&self, ours: &CertificateDer<'_>) -> Result<ClientConfig> {

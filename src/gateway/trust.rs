@@ -1,8 +1,13 @@
 //! What lies at /run/belljar for the agent's programs to trust.
 
+use std::path::PathBuf;
+
 use rustls::pki_types::CertificateDer;
 
+use super::authority::Files;
 use super::roots::{Roots, pem};
+use crate::config::Dirs;
+use crate::error::Result;
 
 /// The files, with their content.
 #[derive(Debug, Clone)]
@@ -19,6 +24,12 @@ impl Trust {
     /// Renders the files.
     pub fn new(roots: &Roots, ours: &[CertificateDer<'static>]) -> Self {
         Self { own: ours.iter().map(|one| pem(one)).collect(), bundle: roots.bundle(ours), truststore: roots.truststore(ours) }
+    }
+
+    /// The files as far as they can be made without making an authority.
+    pub fn as_it_is(extra: &[PathBuf], dirs: &Dirs) -> Result<Self> {
+        let ours = Files::new(dirs).read()?;
+        Ok(Self::new(&Roots::load(extra)?, ours.as_slice()))
     }
 
     /// Name and content of each file.

@@ -11,23 +11,12 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
     recv, sendto, setsockopt, socket, sockopt,
 };
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Context, Error, Result};
-use crate::plan::{Listener, Transport};
+use crate::error::{Context, Result};
+use crate::plan::{Listener, Opened, Transport};
 
 /// Connections that may wait for the gateway; the kernel caps it at
 /// net.core.somaxconn (listen(2)).
 const WAITING: i32 = 4096;
-
-/// One listener, as its descriptor is handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Opened {
-    /// What it is for.
-    pub listener: Listener,
-    /// The version of IP that it listens on.
-    pub v6: bool,
-}
 
 /// Makes every address local (`ip route add local 0.0.0.0/0 dev lo`, and
 /// `::/0`), so that a connection to any address arrives at the listeners.
@@ -126,15 +115,5 @@ fn add_local_route(family: AddressFamily) -> io::Result<()> {
         Some(0) => Ok(()),
         Some(errno) => Err(Errno::from_raw(-errno).into()),
         None => Err(io::Error::other("the kernel's answer was cut short")),
-    }
-}
-
-impl Opened {
-    /// Pairs what was opened with the descriptors that came with the message.
-    pub fn pair(opened: Vec<Self>, descriptors: Vec<OwnedFd>) -> Result<Vec<(Self, OwnedFd)>> {
-        if opened.len() != descriptors.len() {
-            return Err(Error::failed("the launcher sent fewer listeners than it opened"));
-        }
-        Ok(opened.into_iter().zip(descriptors).collect())
     }
 }
