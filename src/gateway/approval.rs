@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::time::Instant;
 
 use super::body::BodyError;
@@ -48,7 +48,10 @@ impl HttpBody for Whole {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(frame) = self.read.frames.pop_front() {
             self.read.length -= frame.data_ref().map_or(0, Bytes::len);
             return Poll::Ready(Some(Ok(frame)));
@@ -98,7 +101,7 @@ impl Drop for Withdraw {
 pub async fn hold(
     request: &mut Request<Incoming>,
     judged: &Judged,
-    rule: &str,
+    (rule, secrets): (&str, &str),
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange>,
 ) -> Result<Read, Refusal> {
@@ -108,7 +111,9 @@ pub async fn hold(
         group: shared.group.clone(),
         rule: rule.to_owned(),
         method: judged.method.to_string(),
-        host: format!("{}:{}", judged.host, judged.port),
+        scheme: judged.scheme.name().to_owned(),
+        host: judged.host.to_string(),
+        port: judged.port,
         path: judged.path.to_string(),
     };
     let granted = {
@@ -116,11 +121,11 @@ pub async fn hold(
         tokio::task::spawn_blocking(move || store.granted(&scope)).await
     };
     match granted {
-        Ok(Ok(true)) => {
-            exchange.note(|entry| entry.approval = Some("granted for a time".to_owned()));
+        Ok(Ok(Some(id))) => {
+            exchange.note(|entry| entry.approval = Some((id, State::Approved)));
             return Ok(Read { frames: Default::default(), length: 0, ended: false });
         }
-        Ok(Ok(false)) => {}
+        Ok(Ok(None)) => {}
         Ok(Err(error)) => return Err(broken(error)),
         Err(error) => return Err(refused("approval_failed", error.to_string())),
     }
@@ -133,35 +138,38 @@ pub async fn hold(
     };
     let read = read(request).await?;
     let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let bytes = read.frames.iter().filter_map(Frame::data_ref).fold(Vec::new(), |mut all, data| {
+        all.extend_from_slice(data);
+        all
+    });
+    let size = text(CONTENT_LENGTH).and_then(|text| text.parse().ok());
     let held = Held {
         run: shared.run.clone(),
         scope,
-        scheme: judged.scheme.name().to_owned(),
-        authority: judged.authority(),
         query: judged.query.clone(),
         content_type: text(CONTENT_TYPE),
-        content_encoding: text(CONTENT_ENCODING),
-        body: read.frames.iter().filter_map(Frame::data_ref).fold(Vec::new(), |mut all, data| {
-            all.extend_from_slice(data);
-            all
-        }),
-        complete: read.ended,
-        length: text(CONTENT_LENGTH).and_then(|text| text.parse().ok()),
-        timeout: shared.times.approval,
+        secret: (!secrets.is_empty()).then(|| secrets.to_owned()),
+        body: if read.ended { store::Body::Whole(bytes) } else { store::Body::Cut { beginning: bytes, size } },
+        wait: shared.times.approval,
     };
-    let id = {
-        let (store, held) = (Arc::clone(&shared.store), held.clone());
-        tokio::task::spawn_blocking(move || store.hold(&held)).await
+    let approval = {
+        let store = Arc::clone(&shared.store);
+        tokio::task::spawn_blocking(move || store.hold(held)).await
     };
-    let id = match id {
-        Ok(Ok(id)) => id,
+    let approval = match approval {
+        Ok(Ok(approval)) => approval,
         Ok(Err(error)) => return Err(broken(error)),
         Err(error) => return Err(refused("approval_failed", error.to_string())),
     };
+    let id = approval.id.clone();
     let mut withdraw = Withdraw { store: Arc::clone(&shared.store), id: id.clone(), armed: true };
-    exchange.note(|entry| entry.approval = Some(format!("{id} pending")));
+    exchange.note(|entry| entry.approval = Some((id.clone(), State::Pending)));
     if !shared.approval_command.is_empty() {
-        store::notify(&shared.approval_command, &id, &held);
+        // The request waits also when nobody could be told.
+        if let Err(error) = store::notify(&shared.approval_command, &approval) {
+            eprintln!("{error}");
+        }
+        drop(approval);
     }
     let deadline = Instant::now() + shared.times.approval;
     let state = loop {
@@ -174,7 +182,7 @@ pub async fn hold(
             Err(error) => return Err(refused("approval_failed", error.to_string())),
         }
     };
-    exchange.note(|entry| entry.approval = Some(format!("{id} {state}")));
+    exchange.note(|entry| entry.approval = Some((id.clone(), state)));
     match state {
         State::Approved => {
             withdraw.armed = false;
@@ -186,9 +194,14 @@ pub async fn hold(
         }
         _ => Err(refused(
             "approval_timeout",
-            format!("rule `{rule}` needs a person, and nobody decided on request {id} within {} s", shared.times.approval.as_secs()),
+            format!(
+                "rule `{rule}` needs a person, and nobody decided on request {id} within {} s",
+                shared.times.approval.as_secs()
+            ),
         )
-        .hint(format!("a person can answer the next one in time: belljar approvals, belljar approve ID (this one was {id})"))),
+        .hint(format!(
+            "a person can answer the next one in time: belljar approvals, belljar approve ID (this one was {id})"
+        ))),
     }
 }
 

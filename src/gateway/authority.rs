@@ -52,9 +52,7 @@ impl Files {
         match fs::read(&path) {
             Ok(text) => CertificateDer::from_pem_slice(&text)
                 .refuse(|| format!("read {}", path.display()))
-                .map_err(|error| {
-                    error.hint(format!("rm {}: the next run makes it again", path.display()))
-                })
+                .map_err(|error| error.hint(format!("rm {}: the next run makes it again", path.display())))
                 .map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).refuse(|| format!("read {}", path.display())),
@@ -69,9 +67,8 @@ impl Files {
         }
         let master = vault.master(IfMissing::Make)?;
         let step = || "make the certificate authority".to_owned();
-        let key = vault.open_or_make(&master, || {
-            KeyPair::generate().map(|key| Zeroizing::new(key.serialize_der())).step(step)
-        })?;
+        let key = vault
+            .open_or_make(&master, || KeyPair::generate().map(|key| Zeroizing::new(key.serialize_der())).step(step))?;
         let key = KeyPair::try_from(key.as_slice()).step(step)?;
         // Two that come here at once make it from the same key.
         let certificate = parameters(&key).self_signed(&key).step(step)?.der().clone();

@@ -12,9 +12,8 @@ use nix::sys::socket::{
 };
 use simple_dns::rdata::{A, AAAA, RData};
 use simple_dns::{CLASS, Packet, PacketFlag, QCLASS, QTYPE, RCODE, ResourceRecord, TYPE};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::shared::Shared;
 use crate::error::{Context, Result};
@@ -35,20 +34,18 @@ pub enum Answers {
 
 /// Serves the UDP socket until the runtime ends.
 pub async fn serve_udp(socket: OwnedFd, shared: Arc<Shared>) -> Result<()> {
-    let socket = Arc::new(AsyncFd::new(socket).step(|| "serve DNS over UDP".to_owned())?);
+    let socket = std::net::UdpSocket::from(socket);
+    let socket = Arc::new(UdpSocket::from_std(socket).step(|| "serve DNS over UDP".to_owned())?);
     loop {
-        let mut ready = socket.readable().await.step(|| "wait for a DNS query".to_owned())?;
-        let Ok(received) = ready.try_io(|socket| receive(socket.get_ref())) else {
-            continue;
-        };
+        let received = socket.async_io(Interest::READABLE, || receive(&socket)).await;
         // A query that cannot be read is dropped, as on any network.
-        let Ok((query, from, to)) = received else {
+        let Some((query, from, to)) = received.step(|| "wait for a DNS query".to_owned())? else {
             continue;
         };
         match shared.answers {
             Answers::StandIns => {
                 if let Some(reply) = answer(&query, &shared).await {
-                    let _ = send(socket.get_ref(), &reply, &from, to);
+                    let _ = send(&socket, &reply, &from, to);
                 }
             }
             // The system's resolver may take seconds: others must not wait.
@@ -59,7 +56,7 @@ pub async fn serve_udp(socket: OwnedFd, shared: Arc<Shared>) -> Result<()> {
                 };
                 tokio::spawn(async move {
                     if let Some(reply) = answer(&query, &shared).await {
-                        let _ = send(socket.get_ref(), &reply, &from, to);
+                        let _ = send(&socket, &reply, &from, to);
                     }
                     drop(permit);
                 });
@@ -131,8 +128,9 @@ async fn answer(query: &[u8], shared: &Shared) -> Option<Vec<u8>> {
     reply.build_bytes_vec().ok()
 }
 
-/// One datagram, who sent it, and the address that it was sent to.
-fn receive(socket: &OwnedFd) -> std::io::Result<(Vec<u8>, SocketAddr, IpAddr)> {
+/// One datagram, who sent it, and the address that it was sent to; nothing when
+/// the kernel does not tell.
+fn receive(socket: &UdpSocket) -> std::io::Result<Option<(Vec<u8>, SocketAddr, IpAddr)>> {
     let mut buffer = [0u8; LONGEST];
     let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
     let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -152,14 +150,11 @@ fn receive(socket: &OwnedFd) -> std::io::Result<(Vec<u8>, SocketAddr, IpAddr)> {
         v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::from(*address)))
     });
     let length = got.bytes;
-    match (from, to) {
-        (Some(from), Some(to)) => Ok((buffer[..length].to_vec(), from, to)),
-        _ => Err(std::io::Error::other("a datagram without addresses")),
-    }
+    Ok(from.zip(to).map(|(from, to)| (buffer[..length].to_vec(), from, to)))
 }
 
 /// Sends the reply from the address that was asked.
-fn send(socket: &OwnedFd, reply: &[u8], to: &SocketAddr, from: IpAddr) -> nix::Result<usize> {
+fn send(socket: &UdpSocket, reply: &[u8], to: &SocketAddr, from: IpAddr) -> nix::Result<usize> {
     let slices = [IoSlice::new(reply)];
     let raw = socket.as_raw_fd();
     match (to, from) {

@@ -62,7 +62,7 @@ impl Exchange {
         };
         let (text, _) = self.shared.secrets.needles().mask_text(&format!("{who} broke off: {error}"));
         self.note(|entry| {
-            entry.error.get_or_insert(text);
+            entry.reason.get_or_insert(text);
         });
     }
 
@@ -79,7 +79,7 @@ impl Drop for Exchange {
         entry.bytes_out = self.out.load(Ordering::Relaxed);
         entry.bytes_in = self.back.load(Ordering::Relaxed);
         entry.redacted = self.redacted.load(Ordering::Relaxed);
-        entry.ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        entry.took = self.begun.elapsed();
         self.shared.record(entry);
     }
 }

@@ -3,17 +3,19 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::approval;
-use super::body::{Body, Counted};
+use super::body::{Body, BodyError, Counted};
 use super::exchange::{Direction, Exchange};
 use super::inject::Choice;
 use super::redact::{Coding, Decoded, Needles, RedactedBody, mask_headers};
@@ -99,14 +101,17 @@ impl Judged {
 }
 
 /// Answers one request of the agent.
-pub async fn answer(request: Request<Incoming>, scope: Arc<Scope>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+pub async fn answer(
+    request: Request<Incoming>,
+    scope: Arc<Scope>,
+    shared: Arc<Shared>,
+) -> Result<Response<Body>, Infallible> {
     let entry = Entry {
-        kind: Kind::Request,
         method: Some(request.method().to_string()),
         scheme: Some(scope.scheme.name().to_owned()),
         host: scope.host.as_ref().map(Host::to_string),
         port: Some(scope.port),
-        ..Entry::default()
+        ..Entry::new(Kind::Request, SystemTime::now())
     };
     let exchange = Exchange::begin(&shared, entry);
     let response = match pass(request, &scope, &shared, &exchange).await {
@@ -114,13 +119,15 @@ pub async fn answer(request: Request<Incoming>, scope: Arc<Scope>, shared: Arc<S
         Err(mut refusal) => {
             (refusal.reason, _) = shared.secrets.needles().mask_text(&refusal.reason);
             exchange.note(|entry| {
-                entry.refused = Some(refusal.code.to_owned());
-                entry.error = Some(refusal.reason.clone());
+                entry.action = Some(refusal.code.to_owned());
+                entry.reason = Some(refusal.reason.clone());
                 if entry.rule.is_none() {
                     entry.rule = refusal.rule.clone();
                 }
             });
-            refusal.response(&shared.run).map(|body| Body::new(Counted::new(body, Arc::clone(&exchange), Direction::Back)))
+            refusal
+                .response(&shared.run)
+                .map(|body| Body::new(Counted::new(body, Arc::clone(&exchange), Direction::Back)))
         }
     };
     exchange.note(|entry| entry.status = Some(response.status().as_u16()));
@@ -143,7 +150,7 @@ async fn pass(
         Scheme::Http => Choice::default(),
     };
     shared.secrets.check_endpoint(&judged.host, judged.method.as_str(), &judged.path)?;
-    let held = decide(&mut request, &judged, shared, exchange).await?;
+    let held = decide(&mut request, (&judged, &choice.names()), shared, exchange).await?;
 
     let upgrade = wants_websocket(&request)?;
     let agent_side = upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -184,7 +191,10 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
     if method == Method::TRACE || method == Method::CONNECT {
         return Err(Refusal {
             status: StatusCode::METHOD_NOT_ALLOWED,
-            ..Refusal::denied("method_refused", format!("{method} is refused: it shows a request's own headers, or opens a tunnel"))
+            ..Refusal::denied(
+                "method_refused",
+                format!("{method} is refused: it shows a request's own headers, or opens a tunnel"),
+            )
         });
     }
     let headers = request.headers();
@@ -196,7 +206,7 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
     }
     let mut named: Option<Authority> = None;
     let hosts = headers.get_all(HOST).iter();
-    if hosts.clone().count() > 1 {
+    if headers.get_all(HOST).iter().count() > 1 {
         return Err(Refusal::malformed("the request has two Host headers"));
     }
     let host_header = hosts.map(|value| value.to_str().map_err(|_| Refusal::malformed("the Host header is not ASCII")));
@@ -215,7 +225,10 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
     if let Some(scheme) = request.uri().scheme_str()
         && scheme != scope.scheme.name()
     {
-        return Err(Refusal::malformed(format!("the request's target says {scheme} on a connection for {}", scope.scheme.name())));
+        return Err(Refusal::malformed(format!(
+            "the request's target says {scheme} on a connection for {}",
+            scope.scheme.name()
+        )));
     }
     let host = match (&scope.host, named) {
         (Some(expected), Some(named)) => {
@@ -254,7 +267,7 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
 /// The rules; returns the part of the body that was read for a person.
 async fn decide(
     request: &mut Request<Incoming>,
-    judged: &Judged,
+    (judged, secrets): (&Judged, &str),
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange>,
 ) -> Result<Option<approval::Read>, Refusal> {
@@ -297,7 +310,7 @@ async fn decide(
         }
     }
     match decision.action {
-        Action::Approve => approval::hold(request, judged, &rule, shared, exchange).await.map(Some),
+        Action::Approve => approval::hold(request, judged, (&rule, secrets), shared, exchange).await.map(Some),
         _ => Ok(None),
     }
 }
@@ -315,6 +328,11 @@ fn come_back(
         let Some(agent_side) = agent_side else {
             return Err(Refusal::upstream("the origin changed the protocol unasked"));
         };
+        if needles.is_some() && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(Refusal::upstream(
+                "the origin compresses the WebSocket unasked, in which a secret could not be masked",
+            ));
+        }
         let origin_side = hyper::upgrade::on(&mut response);
         websocket::start(agent_side, origin_side, needles.cloned(), exchange);
     } else if response.status().is_informational() {
@@ -343,26 +361,21 @@ fn come_back(
         let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
         return Ok(Response::from_parts(parts, body));
     };
-    let masked = mask_headers(&mut parts.headers, needles);
+    let masked = mask_headers(needles, &mut parts.headers);
     exchange.redacted().fetch_add(masked, std::sync::atomic::Ordering::Relaxed);
     let counter = Arc::clone(exchange.redacted());
-    let codings: Vec<HeaderValue> = parts.headers.get_all(CONTENT_ENCODING).iter().cloned().collect();
-    let body: Body = match codings.as_slice() {
-        [] => Body::new(RedactedBody::new(body, needles.clone(), counter)),
-        [one] => {
-            let Some(coding) = Coding::of(one) else {
-                return Err(Refusal::upstream(format!(
-                    "the origin sends its answer as {one:?} unasked, in which a secret could not be masked"
-                )));
-            };
-            parts.headers.remove(CONTENT_ENCODING);
-            if coding != Coding::Identity {
-                parts.headers.remove(CONTENT_LENGTH);
-            }
-            Body::new(RedactedBody::new(Decoded::new(body, coding), needles.clone(), counter))
-        }
-        _ => return Err(Refusal::upstream("the origin sends its answer in two encodings, unasked")),
+    let Some(coding) = Coding::of(&parts.headers) else {
+        let codings: Vec<_> = parts.headers.get_all(CONTENT_ENCODING).iter().collect();
+        return Err(Refusal::upstream(format!(
+            "the origin sends its answer as {codings:?} unasked, in which a secret could not be masked"
+        )));
     };
+    if coding != Coding::Identity {
+        for name in [CONTENT_ENCODING, CONTENT_LENGTH, ETAG, ACCEPT_RANGES] {
+            parts.headers.remove(name);
+        }
+    }
+    let body = RedactedBody::new(Decoded::new(body.map_err(BodyError::from), coding), needles.clone(), counter);
     let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
     Ok(Response::from_parts(parts, body))
 }
@@ -429,9 +442,4 @@ fn target(judged: &Judged) -> Result<Uri, Refusal> {
         .path_and_query(path)
         .build()
         .map_err(|error| Refusal::malformed(format!("the request's target: {error}")))
-}
-
-/// Turns any body of the agent into one of the gateway's.
-pub fn boxed(body: Incoming) -> Body {
-    Body::new(body.map_err(Into::into))
 }

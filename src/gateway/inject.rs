@@ -85,7 +85,7 @@ impl Secrets {
             let hit = one.denied.iter().find(|denied| {
                 denied.host.matches(host)
                     && (denied.methods.is_empty() || denied.methods.iter().any(|known| known == method))
-                    && denied.path.covers(path) != Coverage::None
+                    && denied.path.covers(path) != Coverage::Never
             });
             if hit.is_some() {
                 let name = &one.secret.record.name;
@@ -114,7 +114,7 @@ impl Secrets {
                         chosen.push((&one.secret, bound));
                         break;
                     }
-                    Coverage::None => {}
+                    Coverage::Never => {}
                     _ => {
                         let name = &one.secret.record.name;
                         return Err(Refusal::malformed(format!(

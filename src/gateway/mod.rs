@@ -246,7 +246,7 @@ fn listen(
         tasks.spawn(dns::serve_udp(socket, shared));
         return Ok(());
     }
-    let step = || format!("serve port {}", listener.port);
+    let step = move || format!("serve port {}", listener.port);
     let socket = TcpListener::from_std(StdListener::from(socket)).step(step)?;
     tasks.spawn(async move {
         loop {

@@ -57,9 +57,8 @@ pub struct ParentProxy {
 impl ParentProxy {
     /// A connection to the proxy itself.
     pub async fn dial(&self, patience: Duration) -> Result<TcpStream, DialError> {
-        let unreachable = |why: String| {
-            DialError::Unreachable(format!("OneCLI's gateway at {}:{}: {why}", self.host, self.port))
-        };
+        let unreachable =
+            |why: String| DialError::Unreachable(format!("OneCLI's gateway at {}:{}: {why}", self.host, self.port));
         match timeout(patience, TcpStream::connect((self.host.as_str(), self.port))).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
@@ -136,9 +135,9 @@ pub fn fetch(config: &VaultConfig, extra: &[std::path::PathBuf], group: &str, ho
         .build()
         .step(|| "start the event loop".to_owned())?;
     let fetched = runtime.block_on(async {
-        timeout(PATIENCE, client.fetch(group)).await.unwrap_or_else(|_| {
-            Err(Error::refused(format!("{url} did not answer within {} s", PATIENCE.as_secs())))
-        })
+        timeout(PATIENCE, client.fetch(group))
+            .await
+            .unwrap_or_else(|_| Err(Error::refused(format!("{url} did not answer within {} s", PATIENCE.as_secs()))))
     });
     fetched.map(Some).map_err(|error| {
         Error::refused(format!("fetch the configuration of group `{group}` from OneCLI at {url}"))
@@ -155,8 +154,12 @@ pub fn identifier(group: &str) -> String {
     if group.len() <= LONGEST_IDENTIFIER && group.chars().all(fits) && !group.starts_with('-') {
         return group.to_owned();
     }
-    let plain: String =
-        group.to_ascii_lowercase().chars().map(|c| if fits(c) { c } else { '-' }).take(LONGEST_IDENTIFIER - 9).collect();
+    let plain: String = group
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if fits(c) { c } else { '-' })
+        .take(LONGEST_IDENTIFIER - 9)
+        .collect();
     format!("{}-{}", plain.trim_start_matches('-'), &hex(&Sha256::digest(group))[..8])
 }
 
@@ -283,7 +286,10 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), all.len(), "{all:?}");
         for one in all.iter().chain([&identifier(&"x_".repeat(32))]) {
-            assert!(one.len() <= LONGEST_IDENTIFIER && one.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+            assert!(
+                one.len() <= LONGEST_IDENTIFIER
+                    && one.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            );
         }
     }
 

@@ -67,8 +67,7 @@ impl Refusal {
             "run": run,
         });
         let text = format!("{}\n", json!({ "type": "error", "error": error }));
-        let mut response =
-            Response::new(Body::new(Full::new(Bytes::from(text)).map_err(|never| match never {})));
+        let mut response = Response::new(Body::new(Full::new(Bytes::from(text)).map_err(|never| match never {})));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -44,9 +44,8 @@ fn explain(error: &hyper_util::client::legacy::Error) -> Refusal {
     while let Some(inner) = cause {
         match inner.downcast_ref::<DialError>() {
             Some(DialError::NotPublic(why)) => {
-                return Refusal::denied("address_not_public", why.clone()).hint(
-                    "a person can allow it in policy.toml: [[allow_private]] with its host and port",
-                );
+                return Refusal::denied("address_not_public", why.clone())
+                    .hint("a person can allow it in policy.toml: [[allow_private]] with its host and port");
             }
             Some(DialError::Unreachable(why)) => return Refusal::upstream(why.clone()),
             None => {}
@@ -67,7 +66,10 @@ impl HttpBody for Watched {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(context);
         if frame.is_ready() {
             self.progress.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -89,12 +90,11 @@ pub async fn proxy(stream: impl Stream, shared: Arc<Shared>) {
 async fn proxied(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
     let refused = |refusal: Refusal| {
         let entry = Entry {
-            kind: Kind::Refused,
             method: Some(request.method().to_string()),
-            refused: Some(refusal.code.to_owned()),
-            error: Some(shared.secrets.needles().mask_text(&refusal.reason).0),
+            action: Some(refusal.code.to_owned()),
+            reason: Some(shared.secrets.needles().mask_text(&refusal.reason).0),
             status: Some(refusal.status.as_u16()),
-            ..Entry::default()
+            ..Entry::new(Kind::Refused, SystemTime::now())
         };
         shared.record(entry);
         Ok(refusal.response(&shared.run))
@@ -298,8 +298,8 @@ async fn tunnel(stream: impl Stream, to: &Destination, kind: Kind, shared: &Arc<
         }
         Err(error) => {
             exchange.note(|entry| {
-                entry.refused = Some("unreachable".to_owned());
-                entry.error = Some(error.to_string());
+                entry.action = Some("unreachable".to_owned());
+                entry.reason = Some(error.to_string());
             });
             None
         }
@@ -326,11 +326,11 @@ async fn tunnel_or_back<S: Stream>(stream: S, to: &Destination, shared: &Arc<Sha
 }
 
 fn entry_of(to: &Destination, kind: Kind) -> Entry {
-    Entry { kind, host: Some(to.host.to_string()), port: Some(to.port), ..Entry::default() }
+    Entry { host: Some(to.host.to_string()), port: Some(to.port), ..Entry::new(kind, SystemTime::now()) }
 }
 
 /// A line of the record for a connection that led nowhere.
 fn record_refusal(to: &Destination, code: &str, why: &str, shared: &Shared) {
     let entry = entry_of(to, Kind::Refused);
-    shared.record(Entry { refused: Some(code.to_owned()), error: Some(why.to_owned()), ..entry });
+    shared.record(Entry { action: Some(code.to_owned()), reason: Some(why.to_owned()), ..entry });
 }

@@ -23,7 +23,11 @@ pub struct Trust {
 impl Trust {
     /// Renders the files.
     pub fn new(roots: &Roots, ours: &[CertificateDer<'static>]) -> Self {
-        Self { own: ours.iter().map(|one| pem(one)).collect(), bundle: roots.bundle(ours), truststore: roots.truststore(ours) }
+        Self {
+            own: ours.iter().map(|one| pem(one)).collect(),
+            bundle: roots.bundle(ours),
+            truststore: roots.truststore(ours),
+        }
     }
 
     /// The files as far as they can be made without making an authority.

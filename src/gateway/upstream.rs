@@ -81,7 +81,12 @@ impl Network {
         }
     }
 
-    async fn connect_tls(&self, host: &Host, port: u16, versions: Versions) -> Result<(Box<dyn Stream>, bool), DialError> {
+    async fn connect_tls(
+        &self,
+        host: &Host,
+        port: u16,
+        versions: Versions,
+    ) -> Result<(Box<dyn Stream>, bool), DialError> {
         let stream = self.connect(host, port).await?;
         let name = match host {
             Host::Name(name) => ServerName::try_from(name.clone())

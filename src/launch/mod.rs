@@ -130,7 +130,8 @@ impl Made {
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
         let trust = outgoing.as_ref().map(|outgoing| &outgoing.trust);
-        let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side, trust)?;
+        let (launcher, channel) =
+            Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side, trust)?;
         self.launcher = Some(launcher);
         steps.end("launcher");
         receipt.write(dirs)?;
@@ -261,6 +262,7 @@ impl Receipt {
     fn end(&mut self, outcome: &Outcome) {
         self.finish(Status::Ended, outcome.cause.describe(), Some(outcome.exit_code));
         self.verify = outcome.report.clone();
+        self.requests = outcome.requests.clone();
     }
 
     fn fail(&mut self, error: &Error) {

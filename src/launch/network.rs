@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
+use crate::error::{Context, Result};
+use crate::plan::{Listener, Opened, Transport};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
     recv, sendto, setsockopt, socket, sockopt,
 };
-use crate::error::{Context, Result};
-use crate::plan::{Listener, Opened, Transport};
 
 /// Connections that may wait for the gateway; the kernel caps it at
 /// net.core.somaxconn (listen(2)).
@@ -104,8 +104,7 @@ fn add_local_route(family: AddressFamily) -> io::Result<()> {
     request.extend(8u16.to_ne_bytes());
     request.extend(libc::RTA_OIF.to_ne_bytes());
     request.extend(LOOPBACK.to_ne_bytes());
-    let netlink =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut answer = [0u8; 512];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;

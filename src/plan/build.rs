@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::command::Program;
-use super::mounts::{Mounts, Options, Surroundings};
 use super::egress::GatewayParts;
+use super::mounts::{Mounts, Options, Surroundings};
 use super::own::{OwnPlaces, real_path};
 use super::request::{Access, MountArgument, Request};
 use super::source::{absolute, check_characters};
 use super::{
-    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, MountKind, Plan, Seccomp, Trust, egress, environment, identity, limits, read_mountinfo,
+    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, MountKind, Plan, Seccomp, Trust, egress, environment, identity,
+    limits, read_mountinfo,
 };
 use crate::backend;
 use crate::bundle::seccomp;

@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::environment::variable;
-use super::{
-    BELLJAR_DIR, Egress, EgressMode, EgressSecret, Inspected, Listener, ListenerPurpose, Transport, Variable,
-};
+use super::{BELLJAR_DIR, Egress, EgressMode, EgressSecret, Inspected, Listener, ListenerPurpose, Transport, Variable};
 use crate::config::{Caller, Config, Dirs, Group, Inspect, Provider};
 use crate::error::{Error, Result};
 use crate::gateway::{Inspection, TRUSTSTORE_PASSWORD};
@@ -46,12 +44,7 @@ pub struct Way {
 /// Resolves the mode for a group; nothing is made.
 pub fn resolve(mode: EgressMode, group: &Group, config: &Config, caller: &Caller, dirs: &Dirs) -> Result<Way> {
     let vault = Vault::new(dirs, &config.vault);
-    let home = |text: &String| match text.strip_prefix("~/") {
-        Some(below) => caller.home.join(below),
-        None => PathBuf::from(text),
-    };
-    let key_files: Vec<PathBuf> =
-        vault.key_file().map(Path::to_owned).into_iter().chain(config.vault.api_key_file.iter().map(home)).collect();
+    let key_files = key_files(config, caller, dirs);
     // Also without a gateway: a file that cannot be read is mended before it counts.
     let policy = Policy::load(&Policy::file(dirs))?;
     if mode == EgressMode::None {
@@ -85,10 +78,25 @@ pub fn resolve(mode: EgressMode, group: &Group, config: &Config, caller: &Caller
         inspection: Some(inspected.clone()),
         helper,
     };
-    let extra_roots = config.gateway.extra_roots.iter().map(home).collect();
+    let extra_roots = config.gateway.extra_roots.iter().map(|path| expanded(path, caller)).collect();
     let inspection = if inspected.opened { Inspection::All } else { Inspection::None };
     let gateway = Some(GatewayParts { policy, inspection, config: config.clone(), extra_roots });
     Ok(Way { egress, variables: variables(&records), gateway, key_files })
+}
+
+/// Files with keys, which the configuration names.
+pub fn key_files(config: &Config, caller: &Caller, dirs: &Dirs) -> Vec<PathBuf> {
+    let vault = Vault::new(dirs, &config.vault);
+    let of_onecli = config.vault.api_key_file.iter().map(|path| expanded(path, caller));
+    vault.key_file().map(Path::to_owned).into_iter().chain(of_onecli).collect()
+}
+
+/// A path of the configuration; `~` is the caller's home.
+fn expanded(path: &str, caller: &Caller) -> PathBuf {
+    match path.strip_prefix("~/") {
+        Some(below) => caller.home.join(below),
+        None => PathBuf::from(path),
+    }
 }
 
 fn inspected(policy: &Policy, config: &Config, group: &str, records: &[Record]) -> Inspected {
