@@ -46,7 +46,8 @@ fn units(raw: &[u8]) -> Option<Vec<Unit>> {
 /// Decodes round by round; `None` when a round is no text or there are too many.
 fn is_text_all_the_way(units: &[Unit]) -> bool {
     let mut bytes: Vec<u8> = units.iter().map(|unit| match unit { Unit::Plain(b) | Unit::Encoded(b) => *b }).collect();
-    for _ in 0..4 {
+    // Decoded once already; three levels are allowed, and nothing below them.
+    for _ in 0..3 {
         let Ok(text) = std::str::from_utf8(&bytes) else { return false };
         if text.chars().any(char::is_control) {
             return false;
@@ -71,7 +72,6 @@ fn is_text_all_the_way(units: &[Unit]) -> bool {
         }
         bytes = next;
     }
-    // The first round above was already decoded once: three were allowed.
     false
 }
 

@@ -94,10 +94,14 @@ impl Findings {
         true
     }
 
-    /// Rules that meet without one being the exception to the other.
+    /// A stricter rule that an earlier one takes requests from, without being
+    /// the exception to it. What refuses first and permits then is plain.
     fn order_matters(&mut self, rule: &Rule, earlier: &[&Rule]) {
         let crossing = |first: &&&Rule| {
-            first.action != rule.action && overlaps(first, rule) && !includes(rule, first) && !includes(first, rule)
+            strictness(first.action) < strictness(rule.action)
+                && overlaps(first, rule)
+                && !includes(rule, first)
+                && !includes(first, rule)
         };
         for first in earlier.iter().filter(crossing) {
             self.warn(
@@ -151,6 +155,14 @@ impl Findings {
         for entry in policy.tcp.iter().filter(|entry| entry.host == HostPattern::Any) {
             self.warn(entry.line, format!("tcp to `*` opens port {} of every public host, unseen", entry.port));
         }
+    }
+}
+
+fn strictness(action: Action) -> u8 {
+    match action {
+        Action::Allow => 0,
+        Action::Approve => 1,
+        Action::Deny => 2,
     }
 }
 
