@@ -214,10 +214,14 @@ fn is_global_unicast(address: Ipv6Addr) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+
+    /// The default, rules, and what is found.
+    type Case = (&'static str, Vec<(&'static str, String)>, Vec<(Severity, &'static str)>);
 
     /// Rules in short: the host, then other lines.
     fn findings(default: &str, rules: &[(&str, &str)]) -> Vec<(Severity, String)> {
@@ -240,7 +244,7 @@ mod tests {
         const ALLOW: &str = "action = \"allow\"";
         const DENY: &str = "action = \"deny\"";
         let deny_path = |path: &str| format!("path = \"{path}\"\naction = \"deny\"");
-        let cases: Vec<(&str, Vec<(&str, String)>, Vec<(Severity, &str)>)> = vec![
+        let cases: Vec<Case> = vec![
             ("deny", vec![("*.a", ALLOW.into())], vec![]),
             ("deny", vec![("*.a", ALLOW.into()), ("b.a", DENY.into())], vec![(Error, "`rule 2` is never reached")]),
             ("deny", vec![("b.a", DENY.into()), ("*.a", ALLOW.into())], vec![]),

@@ -173,6 +173,7 @@ fn snippet(query: &Query<'_>) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
 
