@@ -94,10 +94,14 @@ impl Findings {
         true
     }
 
-    /// Rules that meet without one being the exception to the other.
+    /// A stricter rule that an earlier one takes requests from, without being
+    /// the exception to it. What refuses first and permits then is plain.
     fn order_matters(&mut self, rule: &Rule, earlier: &[&Rule]) {
         let crossing = |first: &&&Rule| {
-            first.action != rule.action && overlaps(first, rule) && !includes(rule, first) && !includes(first, rule)
+            strictness(first.action) < strictness(rule.action)
+                && overlaps(first, rule)
+                && !includes(rule, first)
+                && !includes(first, rule)
         };
         for first in earlier.iter().filter(crossing) {
             self.warn(
@@ -154,6 +158,14 @@ impl Findings {
     }
 }
 
+fn strictness(action: Action) -> u8 {
+    match action {
+        Action::Allow => 0,
+        Action::Approve => 1,
+        Action::Deny => 2,
+    }
+}
+
 /// Group, host, method and path.
 fn includes(one: &Rule, other: &Rule) -> bool {
     let methods = match (&one.methods, &other.methods) {
@@ -199,4 +211,113 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 fn is_global_unicast(address: Ipv6Addr) -> bool {
     let first = address.segments()[0];
     first & 0xe000 == 0x2000 && first != 0x2002
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The default, rules, and what is found.
+    type Case = (&'static str, Vec<(&'static str, String)>, Vec<(Severity, &'static str)>);
+
+    /// Rules in short: the host, then other lines.
+    fn findings(default: &str, rules: &[(&str, &str)]) -> Vec<(Severity, String)> {
+        let mut text = format!("default = \"{default}\"\n");
+        for (host, rest) in rules {
+            text.push_str(&format!("[[rule]]\nhost = \"{host}\"\n{rest}\n"));
+        }
+        all(&text)
+    }
+
+    fn all(text: &str) -> Vec<(Severity, String)> {
+        let policy = Policy::parse(text, Path::new("policy.toml")).unwrap_or_else(|error| panic!("{error}"));
+        let now = "2026-06-01T12:00:00+00:00[UTC]".parse().unwrap();
+        check(&policy, &["main".to_owned()], &now).into_iter().map(|f| (f.severity, f.text)).collect()
+    }
+
+    #[test]
+    fn rules() {
+        use Severity::{Error, Warning};
+        const ALLOW: &str = "action = \"allow\"";
+        const DENY: &str = "action = \"deny\"";
+        let deny_path = |path: &str| format!("path = \"{path}\"\naction = \"deny\"");
+        let cases: Vec<Case> = vec![
+            ("deny", vec![("*.a", ALLOW.into())], vec![]),
+            ("deny", vec![("*.a", ALLOW.into()), ("b.a", DENY.into())], vec![(Error, "`rule 2` is never reached")]),
+            ("deny", vec![("b.a", DENY.into()), ("*.a", ALLOW.into())], vec![]),
+            ("deny", vec![("a", ALLOW.into()), ("a", DENY.into())], vec![(Error, "contradicts")]),
+            ("deny", vec![("a", ALLOW.into()), ("a", ALLOW.into())], vec![(Error, "never reached")]),
+            ("allow", vec![("a", ALLOW.into())], vec![(Warning, "no effect")]),
+            ("deny", vec![("a", DENY.into())], vec![(Warning, "no effect")]),
+            ("allow", vec![("a", format!("{ALLOW}\nrate = \"1/hour\""))], vec![]),
+            ("allow", vec![("b.a", ALLOW.into()), ("*.a", DENY.into())], vec![]),
+            ("allow", vec![("b.a", ALLOW.into()), ("*.c", DENY.into())], vec![(Warning, "no effect")]),
+            (
+                "allow",
+                vec![("*.a", format!("path = \"/x\"\n{ALLOW}")), ("b.a", deny_path("/*"))],
+                vec![(Warning, "are both for some")],
+            ),
+            // Not always in force, so the later one is reached.
+            (
+                "allow",
+                vec![("a", format!("{DENY}\nbetween = \"08:00-09:00\"")), ("a", "action = \"approve\"".into())],
+                vec![],
+            ),
+            (
+                "allow",
+                vec![("a", format!("{DENY}\nuntil = 2027-01-01T00:00:00Z")), ("a", "action = \"approve\"".into())],
+                vec![],
+            ),
+            (
+                "allow",
+                vec![
+                    ("a", format!("{DENY}\nuntil = 2027-01-01T00:00:00Z")),
+                    ("a", "action = \"approve\"\nuntil = 2026-12-01T00:00:00Z".into()),
+                ],
+                vec![(Error, "contradicts")],
+            ),
+            (
+                "allow",
+                vec![("a", format!("{DENY}\nuntil = 2026-01-01T00:00:00Z")), ("a", "action = \"approve\"".into())],
+                vec![(Warning, "in the past")],
+            ),
+            ("allow", vec![("a", format!("groups = [\"sale\"]\n{DENY}"))], vec![(Error, "no group `sale`")]),
+            ("allow", vec![("a", deny_path("/x/*")), ("a", deny_path("/x/y"))], vec![(Error, "never reached")]),
+            (
+                "allow",
+                vec![("a", format!("methods = [\"GET\"]\n{DENY}")), ("a", format!("methods = [\"POST\"]\n{DENY}"))],
+                vec![],
+            ),
+        ];
+        for (default, rules, expected) in cases {
+            let rules: Vec<(&str, &str)> = rules.iter().map(|(host, rest)| (*host, rest.as_str())).collect();
+            let found = findings(default, &rules);
+            let fits = found.len() == expected.len()
+                && found.iter().zip(&expected).all(|(f, e)| f.0 == e.0 && f.1.contains(e.1));
+            assert!(fits, "{rules:?}: {found:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn places() {
+        for (host, doubtful) in [
+            ("10.0.0.1", false),
+            ("100.64.0.1", false),
+            ("203.1.1.1", true),
+            ("::1", false),
+            ("fd00::1", false),
+            ("2606:4700::1", true),
+            ("::ffff:10.0.0.1", false),
+            ("git.corp", false),
+            ("*", true),
+        ] {
+            let found = all(&format!("[[allow_private]]\nhost = \"{host}\"\nport = 22\n"));
+            assert_eq!(!found.is_empty(), doubtful, "{host}: {found:?}");
+        }
+        assert_eq!(all("[[tcp]]\nhost = \"a\"\nport = 443\ngroups = [\"gone\"]\n").len(), 2);
+        assert!(all("[[tcp]]\nhost = \"a\"\nport = 22\n").is_empty());
+    }
 }

@@ -171,3 +171,153 @@ fn snippet(query: &Query<'_>) -> String {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     format!("[[rule]]\ngroups = [\"{group}\"]\nhost = \"{host}\"\nmethods = [\"{method}\"]\n{path}action = \"allow\"")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::Zoned;
+
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        Policy::parse(text, Path::new("policy.toml")).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn at(time: &str) -> Zoned {
+        format!("{time}[UTC]").parse().unwrap()
+    }
+
+    fn decide(policy: &Policy, method: &str, url: &str) -> Decision {
+        let (host, path) = url.split_at(url.find('/').unwrap());
+        let (host, path) = (Host::parse(host).unwrap(), NormalPath::normalise(path).unwrap());
+        let now = at("2026-06-01T12:00:00+00:00");
+        policy.decide(&Query { group: "main", method, host: &host, path: &path, now: &now })
+    }
+
+    #[test]
+    fn the_first_rule_decides() {
+        let policy = policy(
+            r#"
+            default = "deny"
+            [[rule]]
+            name = "others"
+            groups = ["other"]
+            host = "*"
+            action = "allow"
+            [[rule]]
+            name = "no tokens"
+            host = "api.example"
+            path = "/user/keys*"
+            action = "deny"
+            [[rule]]
+            name = "send"
+            host = "api.example"
+            methods = ["POST"]
+            path = "/v1/send*"
+            action = "approve"
+            rate = "10/hour"
+            [[rule]]
+            name = "all"
+            host = "*.example"
+            action = "allow"
+            "#,
+        );
+        for (method, url, rule, action) in [
+            ("GET", "api.example/user/keys/1", Some("no tokens"), Action::Deny),
+            ("POST", "api.example/v1/send", Some("send"), Action::Approve),
+            ("GET", "api.example/v1/send", Some("all"), Action::Allow),
+            ("GET", "example/", None, Action::Deny),
+            ("GET", "api.example.org/", None, Action::Deny),
+            ("get", "api.example/", None, Action::Deny),
+            ("post", "api.example/v1/send", None, Action::Deny),
+            ("POSt", "api.example/v1/send", None, Action::Deny),
+            // Whatever leads to the denied path for some origin.
+            ("GET", "api.example/x/../user/keys", Some("no tokens"), Action::Deny),
+            ("GET", "api.example/user%2fkeys", None, Action::Deny),
+            ("GET", "api.example/x/..%2fuser/keys", None, Action::Deny),
+            ("GET", "api.example/User/Keys", None, Action::Deny),
+            ("GET", "api.example/user;x/keys", None, Action::Deny),
+            ("GET", "api.example/x/..;/user/keys", None, Action::Deny),
+            ("GET", "api.example/%2575ser/keys", None, Action::Deny),
+            ("GET", "api.example/x/..%255cuser/keys", None, Action::Deny),
+            // The rate cannot be passed by either.
+            ("POST", "api.example/V1/send", None, Action::Deny),
+            ("POST", "api.example/v1%2fsend", None, Action::Deny),
+            ("POST", "api.example/v1/send/a%2fB;c", Some("send"), Action::Approve),
+        ] {
+            let decision = decide(&policy, method, url);
+            assert_eq!((decision.rule.as_deref(), decision.action), (rule, action), "{method} {url}: {decision:?}");
+            assert_eq!(decision.hint.is_empty(), action == Action::Allow, "{method} {url}");
+        }
+        assert_eq!(decide(&policy, "POST", "api.example/v1/send").rate.map(|rate| rate.count), Some(10));
+        assert!(decide(&policy, "GET", "api.example/User/Keys").reason.starts_with("ambiguous path: "));
+    }
+
+    #[test]
+    fn a_path_means_nothing_to_rules_for_all_paths() {
+        let policy = policy("[[rule]]\nhost = \"*.example\"\naction = \"allow\"\nrate = \"5/day\"\n");
+        for url in ["npm.example/@scope%2fname", "x.test/a%2f..%2fb;c", "npm.example/A/%252e"] {
+            assert_eq!(decide(&policy, "GET", url).action, Action::Allow, "{url}");
+        }
+    }
+
+    #[test]
+    fn two_plain_permissions_may_meet() {
+        let policy = policy(
+            "default = \"deny\"\n[[rule]]\nhost = \"npm.example\"\npath = \"/@s/*\"\naction = \"allow\"\n\
+             [[rule]]\nhost = \"npm.example\"\npath = \"/@s%2f*\"\naction = \"allow\"\n",
+        );
+        assert_eq!(decide(&policy, "GET", "npm.example/@s%2fname").action, Action::Allow);
+        assert_eq!(decide(&policy, "GET", "npm.example/@s/name/-/name-1.tgz").action, Action::Allow);
+        assert_eq!(decide(&policy, "GET", "npm.example/@s%2f..%2fother").action, Action::Deny);
+        assert_eq!(decide(&policy, "GET", "npm.example/@t%2fname").action, Action::Deny);
+    }
+
+    #[test]
+    fn time() {
+        let policy = policy(
+            "[[rule]]\nname = \"night\"\nhost = \"a\"\naction = \"deny\"\nbetween = \"22:00-06:00\"\n\
+             until = 2026-12-31T00:00:00+01:00\n",
+        );
+        for (now, action) in [
+            ("2026-06-01T21:59:59+00:00", Action::Allow),
+            ("2026-06-01T22:00:00+00:00", Action::Deny),
+            ("2026-06-01T00:00:00+00:00", Action::Deny),
+            ("2026-06-01T05:59:59+00:00", Action::Deny),
+            ("2026-06-01T06:00:00+00:00", Action::Allow),
+            ("2026-12-30T22:59:59+00:00", Action::Deny),
+            ("2026-12-30T23:00:00+00:00", Action::Allow),
+        ] {
+            let (host, path) = (Host::parse("a").unwrap(), NormalPath::normalise("/").unwrap());
+            let query = Query { group: "main", method: "GET", host: &host, path: &path, now: &at(now) };
+            assert_eq!(policy.decide(&query).action, action, "{now}");
+        }
+    }
+
+    #[test]
+    fn the_rule_that_is_offered_lets_the_request_pass() {
+        for url in ["api.example/v1/x", "api.example/a;b/c*d", "api.example/%22%5D", "192.0.2.1/A", "[::1]/a%2f..%2fb"]
+        {
+            let hint = decide(&policy("default = \"deny\""), "GET", url).hint;
+            let offered = hint.split_once('\n').unwrap().1;
+            let mended = policy(&format!("default = \"deny\"\n{offered}\n"));
+            assert_eq!(decide(&mended, "GET", url).action, Action::Allow, "{url}: {offered}");
+        }
+    }
+
+    #[test]
+    fn tunnels_and_inspection() {
+        let policy = policy(
+            "[[tcp]]\nhost = \"db.example\"\nport = 5432\ngroups = [\"a\"]\n[[allow_private]]\nhost = \"*.corp\"\nport = 22\n\
+             [[rule]]\nhost = \"x\"\ngroups = [\"a\"]\naction = \"deny\"\n",
+        );
+        let host = |text| Host::parse(text).unwrap();
+        assert!(policy.decide_tcp("a", &host("DB.example."), 5432));
+        assert!(!policy.decide_tcp("a", &host("db.example"), 5433));
+        assert!(!policy.decide_tcp("b", &host("db.example"), 5432));
+        assert!(policy.allows_private(&host("git.corp"), 22) && !policy.allows_private(&host("corp"), 22));
+        assert!(policy.needs_inspection("a") && !policy.needs_inspection("b"));
+    }
+}

@@ -259,3 +259,100 @@ fn understand_rule(written: WrittenRule, number: usize, line: usize) -> Result<R
 fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flaws_are_named_with_their_line() {
+        for (text, line, says) in [
+            ("default = \"approve\"", 1, "approve"),
+            ("\ndefalt = \"deny\"", 2, "defalt"),
+            ("default = deny", 1, ""),
+            ("\n[[rules]]\nhost = \"a\"", 2, "rules"),
+            ("[rule]\nhost = \"a\"\naction = \"deny\"", 1, ""),
+            ("[[rule]]\naction = \"deny\"", 1, "host"),
+            ("[[rule]]\nhost = \"a\"", 1, "action"),
+            ("[[rule]]\nhost = \"a\"\naction = \"block\"", 3, "block"),
+            ("[[rule]]\nhost = \"https://a/\"\naction = \"deny\"", 2, "IPv6"),
+            ("[[rule]]\nhost = \"*a\"\naction = \"deny\"", 2, "*.example"),
+            ("[[rule]]\nhost = \"bücher.example\"\naction = \"deny\"", 2, "xn--"),
+            ("[[rule]]\nhost = [\"a\", \"b\"]\naction = \"deny\"", 2, ""),
+            ("[[rule]]\nhost = \"a\"\nmethod = \"GET\"\naction = \"deny\"", 3, "method"),
+            ("[[rule]]\nhost = \"a\"\nmethods = []\naction = \"deny\"", 3, "leave it out"),
+            ("[[rule]]\nhost = \"a\"\nmethods = \"GET\"\naction = \"deny\"", 3, ""),
+            ("[[rule]]\nhost = \"a\"\nmethods = [\"G T\"]\naction = \"deny\"", 3, "method"),
+            ("[[rule]]\nhost = \"a\"\nmethods = [\"*\"]\naction = \"deny\"", 3, "method"),
+            ("[[rule]]\nhost = \"a\"\nmethods = [\"connect\"]\naction = \"deny\"", 3, "tcp"),
+            ("[[rule]]\nhost = \"a\"\ngroups = []\naction = \"deny\"", 3, "leave it out"),
+            ("[[rule]]\nhost = \"a\"\ngroups = [\"*\"]\naction = \"deny\"", 3, "group name"),
+            ("[[rule]]\nhost = \"a\"\npath = \"v1\"\naction = \"deny\"", 3, "begins with `/`"),
+            ("[[rule]]\nhost = \"a\"\npath = \"/a*b\"\naction = \"deny\"", 3, "whole segment"),
+            ("[[rule]]\nhost = \"a\"\npath = \"/a?b=c\"\naction = \"deny\"", 3, "?"),
+            ("[[rule]]\nhost = \"a\"\naction = \"deny\"\nrate = \"1/hour\"", 1, "rate"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"0/hour\"", 4, "deny"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"10 per hour\"", 4, "10/minute"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"1/30\"", 4, "3/30s"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"-1/hour\"", 4, "whole number"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"99999999999/hour\"", 4, "large"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"1/10ms\"", 4, "1 second"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nrate = \"1/1year\"", 4, "31 days"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nbetween = \"8-20\"", 4, "HH:MM"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nbetween = \"08:00-08:00\"", 4, "same"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nbetween = \"00:00-24:00\"", 4, "same"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nbetween = \"24:00-08:00\"", 4, "HH:MM"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nbetween = \"08:60-09:00\"", 4, "HH:MM"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nuntil = 2026-12-31", 4, "offset"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nuntil = 2026-12-31T00:00:00", 4, "offset"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nuntil = 08:00:00", 4, "offset"),
+            ("[[rule]]\nhost = \"a\"\naction = \"allow\"\nuntil = \"2026-12-31T00:00:00Z\"", 4, "without quotes"),
+            ("[[rule]]\nname = \"a\\u001b[31m\"\nhost = \"a\"\naction = \"allow\"", 2, "control"),
+            ("[[rule]]\nname = \"a\\u202e\"\nhost = \"a\"\naction = \"allow\"", 2, "control"),
+            ("[[rule]]\nname = \"\"\nhost = \"a\"\naction = \"allow\"", 2, "empty"),
+            (
+                "[[rule]]\nname = \"x\"\nhost = \"a\"\naction = \"allow\"\n[[rule]]\nname = \"x\"\nhost = \"b\"\naction = \"deny\"",
+                5,
+                "line 1",
+            ),
+            (
+                "[[rule]]\nhost = \"a\"\naction = \"allow\"\n[[rule]]\nname = \"rule 1\"\nhost = \"b\"\naction = \"deny\"",
+                4,
+                "line 1",
+            ),
+            ("[[allow_private]]\nhost = \"a\"", 1, "port"),
+            ("[[allow_private]]\nhost = \"a\"\nport = 0", 3, "65535"),
+            ("[[allow_private]]\nhost = \"a\"\nport = \"22\"", 3, ""),
+            ("[[tcp]]\nhost = \"a\"\nport = 65536", 3, "65535"),
+            ("[[tcp]]\nhost = \"a:22\"\nport = 22", 2, "IPv6"),
+            ("[[tcp]]\nhost = \"a\"\nport = 22\naction = \"allow\"", 4, "action"),
+        ] {
+            let error = Policy::parse(text, Path::new("policy.toml")).expect_err(text);
+            assert!(error.what.starts_with(&format!("policy.toml:{line}: ")), "{text}\n{error}");
+            assert!(error.what.contains(says), "{text}\n{error}");
+            assert!(error.hint.is_some() && !error.what.contains('\u{1b}'), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        let policy =
+            Policy::parse("[[rule]]\nhost = \"A.\"\nmethods = [\"get\"]\naction = \"allow\"\n", Path::new("p"))
+                .unwrap();
+        let rule = &policy.rules[0];
+        assert_eq!((rule.name.as_str(), rule.line, rule.host.to_string()), ("rule 1", 1, "a".to_owned()));
+        assert!(rule.path.is_any() && rule.has_method("GET") && !rule.has_method("HEAD"));
+        assert_eq!(policy.default, DefaultAction::Allow);
+        assert_eq!(Policy::load(Path::new("/nonexistent/policy.toml")), Ok(Policy::default()));
+        assert!(Policy::load(Path::new("/proc/self")).is_err());
+        assert!(Policy::load(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
+    fn rates() {
+        for (text, shown) in [("10/hour", "10/hour"), ("3/30s", "3/30s"), ("5/5m", "5/5m"), ("1/60s", "1/minute")] {
+            assert_eq!(Rate::try_from(text.to_owned()).map(|rate| rate.to_string()), Ok(shown.to_owned()));
+        }
+    }
+}

@@ -253,6 +253,7 @@ fn readings(text: &str) -> Vec<Reading> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

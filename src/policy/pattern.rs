@@ -248,6 +248,7 @@ impl Serialize for PathPattern {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
