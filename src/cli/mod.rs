@@ -10,6 +10,7 @@ mod mounts;
 mod options;
 mod ps;
 mod run;
+mod secret;
 mod show;
 mod stop;
 
@@ -43,6 +44,7 @@ enum Command {
     Demo(demo::Arguments),
     Group(group::Arguments),
     Mounts(mounts::Arguments),
+    Secret(secret::Arguments),
     Ps(ps::Arguments),
     Stop(stop::Arguments),
     Show(show::Arguments),
@@ -70,6 +72,7 @@ impl Cli {
             Command::Demo(arguments) => arguments.execute(),
             Command::Group(arguments) => arguments.execute(),
             Command::Mounts(arguments) => arguments.execute(),
+            Command::Secret(arguments) => arguments.execute(),
             Command::Ps(arguments) => arguments.execute(),
             Command::Stop(arguments) => arguments.execute(),
             Command::Show(arguments) => arguments.execute(),
