@@ -11,6 +11,7 @@ mod options;
 mod policy;
 mod ps;
 mod run;
+mod secret;
 mod show;
 mod stop;
 
@@ -45,6 +46,7 @@ enum Command {
     Group(group::Arguments),
     Mounts(mounts::Arguments),
     Policy(policy::Arguments),
+    Secret(secret::Arguments),
     Ps(ps::Arguments),
     Stop(stop::Arguments),
     Show(show::Arguments),
@@ -73,6 +75,7 @@ impl Cli {
             Command::Group(arguments) => arguments.execute(),
             Command::Mounts(arguments) => arguments.execute(),
             Command::Policy(arguments) => arguments.execute(),
+            Command::Secret(arguments) => arguments.execute(),
             Command::Ps(arguments) => arguments.execute(),
             Command::Stop(arguments) => arguments.execute(),
             Command::Show(arguments) => arguments.execute(),

@@ -16,9 +16,9 @@ use crate::error::{Context, Error, Result};
 const LONGEST: usize = 4096;
 
 /// Reads all of it, at most `longest` bytes; a longer one is read one byte
-/// further, so that it can be seen. In place: a growing buffer would leave
+/// further, so that the caller sees it. In place: a growing buffer would leave
 /// copies behind.
-pub(super) fn read_bounded(mut from: impl Read, longest: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+pub fn read_bounded(mut from: impl Read, longest: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; longest + 1]);
     let mut length = 0;
     while length < bytes.len() {

@@ -30,6 +30,7 @@ use document::{Document, Entry, Lock, lock, write_whole};
 use passphrase::Passphrase;
 use source::Source;
 
+pub use file::read_bounded;
 pub use record::{Binding, Endpoint, Injection, PLACEHOLDER, Record, Secret, Target};
 pub use rekey::Changed;
 pub use seal::Master;
@@ -125,17 +126,17 @@ impl Vault {
     /// The secrets of this group, opened and verified. Records of other groups
     /// stay sealed.
     pub fn open(&self, master: &Master, group: &str) -> Result<Vec<Secret>> {
-        self.opened(master, |record| record.groups.iter().any(|of| of == group))?.into_iter().collect()
+        let opened = self.opened(master, |record| record.groups.iter().any(|of| of == group))?;
+        opened.into_iter().map(|(_, secret)| secret).collect()
     }
 
     /// Opens each secret and tells which do: the name, and why not.
     pub fn check(&self, master: &Master) -> Result<Vec<(String, Result<()>)>> {
-        let names = self.records()?.into_iter().map(|record| record.name);
-        let opened = self.opened(master, |_| true)?.into_iter().map(|secret| secret.map(drop));
-        Ok(names.zip(opened).collect())
+        let opened = self.opened(master, |_| true)?;
+        Ok(opened.into_iter().map(|(name, secret)| (name, secret.map(drop))).collect())
     }
 
-    fn opened(&self, master: &Master, wanted: impl Fn(&Record) -> bool) -> Result<Vec<Result<Secret>>> {
+    fn opened(&self, master: &Master, wanted: impl Fn(&Record) -> bool) -> Result<Vec<(String, Result<Secret>)>> {
         let path = self.path();
         if !path.exists() {
             return Ok(Vec::new());
@@ -151,12 +152,8 @@ impl Vault {
             master = &fresh;
         }
         document.check_key(&path, master, &self.source.name())?;
-        Ok(document
-            .secrets
-            .iter()
-            .filter(|entry| wanted(&entry.record))
-            .map(|entry| entry.open(&path, master))
-            .collect())
+        let wanted = document.secrets.iter().filter(|entry| wanted(&entry.record));
+        Ok(wanted.map(|entry| (entry.record.name.clone(), entry.open(&path, master))).collect())
     }
 
     /// Seals a new secret. The first one makes the master key.
