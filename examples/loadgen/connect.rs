@@ -89,7 +89,9 @@ impl Connector {
             }
         }
         if head.get(8..12) != Some(b" 200") {
-            return Err(format!("CONNECT: {}", String::from_utf8_lossy(&head).lines().next().unwrap_or_default()).into());
+            return Err(
+                format!("CONNECT: {}", String::from_utf8_lossy(&head).lines().next().unwrap_or_default()).into()
+            );
         }
         Ok(stream)
     }

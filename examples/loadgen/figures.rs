@@ -21,11 +21,6 @@ impl Figures {
             let place = (times.len() as f64 * part) as usize;
             times.get(place.min(times.len().saturating_sub(1))).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
         };
-        Self {
-            count: times.len(),
-            per_second: times.len() as f64 / whole.as_secs_f64(),
-            p50: at(0.50),
-            p99: at(0.99),
-        }
+        Self { count: times.len(), per_second: times.len() as f64 / whole.as_secs_f64(), p50: at(0.50), p99: at(0.99) }
     }
 }
