@@ -1,5 +1,6 @@
 //! An HTTP body that is redacted as it passes.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,15 +45,19 @@ impl<B> RedactedBody<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for RedactedBody<B> {
+impl<B> Body for RedactedBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         while matches!(this.rest, Rest::Unknown) {
             let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
-                Some(frame) => frame?,
+                Some(frame) => frame.map_err(Into::into)?,
                 None => {
                     this.rest = Rest::Nothing;
                     break;
@@ -62,7 +67,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for RedactedBody<B> {
                 Ok(data) => this.data(|redactor| redactor.push(data)),
                 Err(frame) => {
                     if let Ok(mut trailers) = frame.into_trailers() {
-                        this.masked.fetch_add(mask_headers(&this.needles, &mut trailers), Ordering::Relaxed);
+                        this.masked.fetch_add(mask_headers(&mut trailers, &this.needles), Ordering::Relaxed);
                         this.rest = Rest::Trailers(trailers);
                     }
                     continue;

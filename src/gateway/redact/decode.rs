@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
+use hyper::header::{HeaderMap, HeaderValue};
 
 use super::inflate::{Broken, Inflater};
 
@@ -23,21 +23,14 @@ pub enum Coding {
 
 impl Coding {
     /// What one value of Content-Encoding names; None for another coding, or
-    /// for several in a row.
-    pub fn named(value: &HeaderValue) -> Option<Self> {
+    /// for several in a row. (Two lines of Content-Encoding are two codings.)
+    pub fn of(value: &HeaderValue) -> Option<Self> {
         match value.to_str().ok()?.trim().to_ascii_lowercase().as_str() {
             "identity" | "" => Some(Self::Identity),
             "gzip" | "x-gzip" => Some(Self::Gzip),
             "deflate" => Some(Self::Deflate),
             _ => None,
         }
-    }
-
-    /// What a head names; None for what cannot be decoded.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(CONTENT_ENCODING).iter();
-        let coding = values.next().map_or(Some(Self::Identity), Self::named)?;
-        values.next().is_none().then_some(coding)
     }
 }
 
@@ -149,7 +142,7 @@ mod tests {
 
     #[test]
     fn codings_are_told_apart() {
-        let named = |text| Coding::named(&HeaderValue::from_static(text));
+        let named = |text| Coding::of(&HeaderValue::from_static(text));
         assert_eq!(named("GZip"), Some(Coding::Gzip));
         assert_eq!(named("x-gzip"), Some(Coding::Gzip));
         assert_eq!(named("deflate"), Some(Coding::Deflate));
@@ -157,12 +150,6 @@ mod tests {
         for other in ["br", "zstd", "gzip, br", "gzip, gzip", "gzip;q=1", "aws-chunked"] {
             assert_eq!(named(other), None, "{other}");
         }
-        let mut headers = HeaderMap::new();
-        assert_eq!(Coding::of(&headers), Some(Coding::Identity));
-        headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert_eq!(Coding::of(&headers), Some(Coding::Gzip));
-        headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert_eq!(Coding::of(&headers), None, "two lines are two codings");
     }
 
     #[tokio::test]

@@ -8,17 +8,17 @@ use super::Needles;
 
 /// Masks the values of `headers`, or of trailers, in place; how many
 /// occurrences there were.
-pub fn mask_headers(needles: &Needles, headers: &mut HeaderMap) -> u64 {
+pub fn mask_headers(headers: &mut HeaderMap, needles: &Needles) -> u64 {
     if needles.is_empty() {
         return 0;
     }
-    headers.values_mut().map(|value| mask_value(needles, value)).sum()
+    headers.values_mut().map(|value| mask_value(value, needles)).sum()
 }
 
 /// Masks the header values of a response. A reason phrase of the far side's
 /// own is masked too: it is text that the client may print.
-pub fn mask_head(needles: &Needles, head: &mut Parts) -> u64 {
-    let mut count = mask_headers(needles, &mut head.headers);
+pub fn mask_head(head: &mut Parts, needles: &Needles) -> u64 {
+    let mut count = mask_headers(&mut head.headers, needles);
     if let Some(reason) = head.extensions.remove::<ReasonPhrase>() {
         let mut bytes = reason.as_bytes().to_vec();
         count += needles.mask_bytes(&mut bytes);
@@ -28,7 +28,7 @@ pub fn mask_head(needles: &Needles, head: &mut Parts) -> u64 {
     count
 }
 
-fn mask_value(needles: &Needles, value: &mut HeaderValue) -> u64 {
+fn mask_value(value: &mut HeaderValue, needles: &Needles) -> u64 {
     let mut bytes = value.as_bytes().to_vec();
     let count = needles.mask_bytes(&mut bytes);
     if count > 0 {
@@ -56,7 +56,7 @@ mod tests {
             .header("x-other", "hunter2")
             .extension(ReasonPhrase::try_from(&b"No hunter2-canary"[..]).unwrap());
         let (mut head, ()) = response.body(()).unwrap().into_parts();
-        assert_eq!(mask_head(&needles, &mut head), 4);
+        assert_eq!(mask_head(&mut head, &needles), 4);
         let echoes: Vec<_> = head.headers.get_all("x-echo").iter().collect();
         assert_eq!(echoes, ["Bearer **************", "*".repeat(28).as_str()]);
         assert_eq!(head.headers["x-binary"].as_bytes(), b"\xff**************\xff");

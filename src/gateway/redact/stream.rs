@@ -30,12 +30,10 @@ impl Redactor {
         if self.needles.is_empty() || chunk.is_empty() {
             return chunk;
         }
-        if self.tail.is_empty() {
-            if self.needles.find(&chunk).is_empty() {
-                let end = chunk.len() - self.needles.unfinished(&chunk);
-                self.tail.extend_from_slice(&chunk[end..]);
-                return chunk.slice(..end);
-            }
+        if self.tail.is_empty() && self.needles.find(&chunk).is_empty() {
+            let end = chunk.len() - self.needles.unfinished(&chunk);
+            self.tail.extend_from_slice(&chunk[end..]);
+            return chunk.slice(..end);
         }
         let mut text = Vec::with_capacity(self.tail.len() + chunk.len());
         text.extend_from_slice(&self.tail);
