@@ -361,11 +361,16 @@ fn come_back(
         let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
         return Ok(Response::from_parts(parts, body));
     };
-    let masked = mask_headers(needles, &mut parts.headers);
+    let masked = mask_headers(&mut parts.headers, needles);
     exchange.redacted().fetch_add(masked, std::sync::atomic::Ordering::Relaxed);
     let counter = Arc::clone(exchange.redacted());
-    let Some(coding) = Coding::of(&parts.headers) else {
-        let codings: Vec<_> = parts.headers.get_all(CONTENT_ENCODING).iter().collect();
+    let codings: Vec<HeaderValue> = parts.headers.get_all(CONTENT_ENCODING).iter().cloned().collect();
+    let coding = match codings.as_slice() {
+        [] => Some(Coding::Identity),
+        [one] => Coding::of(one),
+        _ => None,
+    };
+    let Some(coding) = coding else {
         return Err(Refusal::upstream(format!(
             "the origin sends its answer as {codings:?} unasked, in which a secret could not be masked"
         )));
