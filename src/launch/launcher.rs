@@ -88,6 +88,10 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".to_owned())?;
     }
     become_namespace_root()?;
+    if given.plan.egress.helper.is_some() {
+        // pasta looks up the namespaces in /proc, which the change of ids closed.
+        nix::sys::prctl::set_dumpable(true).step(|| "let pasta find the namespaces".to_owned())?;
+    }
     die_with_supervisor(given.supervisor.as_fd())?;
     steps.end("wait for id maps");
     staging::prepare()?;

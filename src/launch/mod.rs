@@ -7,6 +7,7 @@ mod janitor;
 mod launcher;
 mod network;
 mod outgoing;
+mod pasta;
 mod protocol;
 mod refresh;
 mod relay;
@@ -35,6 +36,7 @@ use crate::sys;
 
 pub use cgroup::remove as remove_cgroup;
 pub use janitor::Janitor;
+pub use pasta::end as end_pasta;
 pub use protocol::Report;
 pub use supervise::{Cause, Outcome};
 pub use terminal::caller_has_terminal;
@@ -42,6 +44,7 @@ pub use terminal::caller_has_terminal;
 use cgroup::Cgroup;
 use launcher::Inheritance;
 use outgoing::Outgoing;
+use pasta::Pasta;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
 
@@ -83,7 +86,7 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
-    let mut made = Made { directory, cgroup: None, launcher: None, janitor };
+    let mut made = Made { directory, cgroup: None, launcher: None, pasta: None, janitor };
     let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps);
     match &result {
         Ok(outcome) => receipt.end(outcome),
@@ -112,6 +115,7 @@ struct Made {
     directory: RunDirectory,
     cgroup: Option<Cgroup>,
     launcher: Option<Launcher>,
+    pasta: Option<Pasta>,
     janitor: Janitor,
 }
 
@@ -132,6 +136,8 @@ impl Made {
         let trust = outgoing.as_ref().map(|outgoing| &outgoing.trust);
         let (launcher, channel) =
             Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side, trust)?;
+        let helper = resolved.plan.egress.helper.clone();
+        self.pasta = helper.map(|program| Pasta::new(program, launcher.pid, self.directory.path()));
         self.launcher = Some(launcher);
         steps.end("launcher");
         receipt.write(dirs)?;
@@ -139,11 +145,13 @@ impl Made {
         if let Some(outgoing) = &mut outgoing {
             outgoing.unlock()?;
         }
-        supervise::supervise(resolved, channel, own_side, outgoing.map(|outgoing| (outgoing, self.directory.id())))
+        let outgoing = outgoing.map(|outgoing| (outgoing, self.directory.id()));
+        supervise::supervise(resolved, channel, own_side, (outgoing, self.pasta.as_ref()))
     }
 
     /// Undoes what was made, all of it, whatever fails on the way.
     fn tear_down(self) -> Vec<Error> {
+        drop(self.pasta);
         drop(self.launcher);
         let cgroup = self.cgroup.map_or(Ok(()), Cgroup::remove);
         let directory = self.directory.remove();

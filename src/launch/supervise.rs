@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
 use super::outgoing::Outgoing;
+use super::pasta::Pasta;
 use super::protocol::{Channel, FromLauncher, Report, ToLauncher};
 use super::refresh::{self, Watched};
 use super::relay::{self, Budget, OwnSide, Relays};
@@ -94,7 +95,7 @@ pub fn supervise(
     resolved: &Resolved,
     channel: Channel,
     stdio: Option<OwnSide>,
-    outgoing: Option<(Outgoing, &str)>,
+    (outgoing, pasta): (Option<(Outgoing, &str)>, Option<&Pasta>),
 ) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -105,7 +106,7 @@ pub fn supervise(
     let result = runtime.block_on(async {
         listen(&sender, resolved.plan.terminal)?;
         let gateway = outgoing.and_then(|(outgoing, run)| outgoing.start(run, sender.clone()));
-        let mut supervisor = Supervisor::new(resolved, channel, stdio, gateway, sender)?;
+        let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), sender)?;
         let ended = supervisor.run(resolved, events).await;
         let requests = supervisor.finish();
         ended.and_then(|outcome| Ok(Outcome { requests: requests?, ..outcome }))
@@ -156,7 +157,7 @@ fn listen(sender: &UnboundedSender<Event>, terminal: bool) -> Result<()> {
     Ok(())
 }
 
-struct Supervisor {
+struct Supervisor<'a> {
     channel: Arc<Channel>,
     relays: Option<Relays>,
     terminal: Option<AgentTerminal>,
@@ -169,16 +170,18 @@ struct Supervisor {
     kill_at: Option<Instant>,
     watched: Vec<Watched>,
     gateway: Option<Gateway>,
+    /// What gives the run a network of its own.
+    pasta: Option<&'a Pasta>,
     /// Why the gateway cannot go on; the run is ended then.
     gateway_failed: Option<Error>,
 }
 
-impl Supervisor {
+impl<'a> Supervisor<'a> {
     fn new(
         resolved: &Resolved,
         channel: Channel,
         stdio: Option<OwnSide>,
-        gateway: Option<Gateway>,
+        (gateway, pasta): (Option<Gateway>, Option<&'a Pasta>),
         events: UnboundedSender<Event>,
     ) -> Result<Self> {
         let channel = Arc::new(channel);
@@ -204,6 +207,7 @@ impl Supervisor {
             kill_at: None,
             watched,
             gateway,
+            pasta,
             gateway_failed: None,
         })
     }
@@ -251,6 +255,9 @@ impl Supervisor {
         };
         match message {
             FromLauncher::Listeners(opened) => {
+                if let Some(pasta) = self.pasta {
+                    pasta.start()?;
+                }
                 let listeners = opened.into_iter().zip(descriptors).collect();
                 if let Some(gateway) = &mut self.gateway {
                     gateway.serve(listeners);
