@@ -200,7 +200,7 @@ impl Policy {
     /// Reads the text of a file; `path` is named in errors only.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         Self::understand(text).map_err(|flaw| {
-            let line = line_of(text, flaw.at);
+            let line = Lines::of(text).number(flaw.at);
             Error::refused(format!("{}:{line}: {}", path.display(), flaw.what))
                 .hint(format!("mend line {line} of {}, then: belljar policy check", path.display()))
         })
@@ -213,9 +213,10 @@ impl Policy {
         })?;
         let mut policy = Self { default: written.default, ..Self::default() };
         let mut names = BTreeMap::new();
+        let lines = Lines::of(text);
         for (number, spanned) in written.rule.into_iter().enumerate() {
             let at = spanned.span().start;
-            let rule = understand_rule(spanned.into_inner(), number + 1, line_of(text, at))
+            let rule = understand_rule(spanned.into_inner(), number + 1, lines.number(at))
                 .map_err(|problem| Flaw { at, what: problem.0 })?;
             if let Some(first) = names.insert(rule.name.clone(), rule.line) {
                 return Err(Flaw { at, what: format!("the rule of line {first} has the name `{}` too", rule.name) });
@@ -223,12 +224,12 @@ impl Policy {
             policy.rules.push(rule);
         }
         for spanned in written.allow_private {
-            let line = line_of(text, spanned.span().start);
+            let line = lines.number(spanned.span().start);
             let WrittenPrivate { host, port: Port(port) } = spanned.into_inner();
             policy.allow_private.push(AllowPrivate { line, host, port });
         }
         for spanned in written.tcp {
-            let line = line_of(text, spanned.span().start);
+            let line = lines.number(spanned.span().start);
             let WrittenTcp { host, port: Port(port), groups: written } = spanned.into_inner();
             policy.tcp.push(TcpRule { line, host, port, groups: groups(written) });
         }
@@ -256,8 +257,18 @@ fn understand_rule(written: WrittenRule, number: usize, line: usize) -> Result<R
     })
 }
 
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+/// Where the lines of a text end.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line of a byte, from 1.
+    fn number(&self, at: usize) -> usize {
+        self.0.partition_point(|end| *end < at) + 1
+    }
 }
 
 #[cfg(test)]

@@ -292,6 +292,12 @@ mod tests {
             ("/@scope/*", "/@scope%2fname", Ambiguous),
             ("/x", "/@scope%2fname", Never),
             ("/a%2Ab", "/a%2ab", Every),
+            ("/a%2Ab", "/a*b", Ambiguous),
+            ("/a%3Ab", "/a:b", Ambiguous),
+            ("/a%3Ab", "/a%3ab", Every),
+            ("/a:b", "/a%3ab", Ambiguous),
+            ("/a%2Fb", "/a/b", Ambiguous),
+            ("/a%2540b", "/a@b", Ambiguous),
         ] {
             let covered = pattern(text).covers(&NormalPath::normalise(path).unwrap());
             assert_eq!(covered, expected, "{text} {path}");
