@@ -46,7 +46,5 @@ impl Drop for Quiet {
 pub fn hidden(question: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut quiet = Quiet::new()?;
     quiet.terminal.write_all(question.as_bytes())?;
-    let typed = rpassword::read_password().map(|typed| Zeroizing::new(typed.into_bytes()));
-    quiet.terminal.write_all(b"\n")?;
-    typed
+    rpassword::read_password().map(|typed| Zeroizing::new(typed.into_bytes()))
 }
