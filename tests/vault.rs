@@ -187,20 +187,20 @@ fn the_value_is_no_argument() {
     all_open(&jar, &["one"]);
 }
 
-#[test]
-fn a_prompt_does_not_echo() {
+/// `belljar secret add one` on a terminal, with this typed at the prompt; what
+/// the terminal showed, and how it ended.
+fn typed(jar: &Jar, input: &str) -> Option<(String, i32)> {
     let Some(setsid) = harness::system_program("setsid") else {
         harness::skip("setsid, to give belljar a terminal");
-        return;
+        return None;
     };
-    let jar = Jar::new();
     let pair = nix::pty::openpty(None, None).expect("open a terminal");
-    let stdio = || Stdio::from(pair.slave.try_clone().expect("duplicate it"));
+    let before = rustix::termios::tcgetattr(&pair.slave).expect("its mode");
     let mut command = Command::new(&setsid);
-    command.arg("--ctty").arg(harness::belljar());
+    command.args(["--ctty", "--wait"]).arg(harness::belljar());
     command.args(["secret", "add", "one", "--host", "a.example", "--bearer"]);
     jar.surround(&mut command);
-    command.stdin(stdio());
+    command.stdin(Stdio::from(pair.slave.try_clone().expect("duplicate it")));
     let live = Live::start(command);
     let mut terminal = File::from(pair.master);
     let mut seen = Vec::new();
@@ -209,13 +209,36 @@ fn a_prompt_does_not_echo() {
         terminal.read_exact(&mut byte).expect("the prompt");
         seen.push(byte[0]);
     }
-    terminal.write_all(format!("{VALUE}\n").as_bytes()).expect("type");
-    live.wait().success();
+    // At once, as a paste or a program does.
+    terminal.write_all(input.as_bytes()).expect("type");
+    let code = live.wait().code;
+    let after = rustix::termios::tcgetattr(&pair.slave).expect("its mode");
+    assert_eq!(before.local_modes, after.local_modes, "the terminal is not as it was");
     drop(pair.slave);
     let _ = terminal.read_to_end(&mut seen);
-    let seen = String::from_utf8_lossy(&seen).into_owned();
-    assert!(!seen.contains(VALUE) && !seen.contains("canary"), "{seen}");
-    assert_eq!(open(&jar, "main")[0].1, VALUE);
+    Some((String::from_utf8_lossy(&seen).into_owned(), code))
+}
+
+#[test]
+fn a_prompt_does_not_echo() {
+    for _ in 0..10 {
+        let jar = Jar::new();
+        let Some((seen, code)) = typed(&jar, &format!("{VALUE}\n")) else {
+            return;
+        };
+        assert!(code == 0 && !seen.contains("canary"), "{code}: {seen}");
+        assert_eq!(open(&jar, "main")[0].1, VALUE);
+    }
+}
+
+#[test]
+fn ctrl_c_at_the_prompt_leaves_nothing() {
+    let jar = Jar::new();
+    let Some((seen, code)) = typed(&jar, "canary\u{3}") else {
+        return;
+    };
+    assert!(code == 130 && !seen.contains("canary"), "{code}: {seen}");
+    assert!(!jar.path(SECRETS).exists());
 }
 
 #[test]

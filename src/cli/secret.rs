@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretBox};
-use zeroize::Zeroizing;
 
 use super::{print, surroundings};
 use crate::config::{Config, MAIN, Provider};
@@ -221,8 +220,7 @@ fn read_value(file: Option<&Path>) -> Result<SecretBox<[u8]>> {
             let opened = File::open(path).refuse(|| format!("open {}", path.display()))?;
             vault::read_bounded(opened, longest).refuse(|| format!("read {}", path.display()))?
         }
-        None if io::stdin().is_terminal() => rpassword::prompt_password("value: ")
-            .map(|typed| Zeroizing::new(typed.into_bytes()))
+        None if io::stdin().is_terminal() => vault::hidden("value: ")
             .refuse(|| "ask for the value on the terminal".to_owned())
             .map_err(|error| error.hint("give it on stdin, or name a file with --value-file"))?,
         None => vault::read_bounded(io::stdin(), longest).refuse(|| "read the value from stdin".to_owned())?,

@@ -9,6 +9,7 @@ mod document;
 mod file;
 mod passphrase;
 pub mod presets;
+mod prompt;
 mod record;
 mod rekey;
 mod seal;
@@ -31,6 +32,7 @@ use passphrase::Passphrase;
 use source::Source;
 
 pub use file::read_bounded;
+pub use prompt::hidden;
 pub use record::{Binding, Endpoint, Injection, PLACEHOLDER, Record, Secret, Target};
 pub use rekey::Changed;
 pub use seal::Master;

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::document::Encoded;
 use super::file::read_private;
+use super::prompt::hidden;
 use super::seal::{KEY, Key, sealed_with};
 use crate::error::{Context, Error, Result};
 
@@ -135,8 +136,7 @@ pub(super) fn ask_for_new() -> Result<Passphrase> {
 }
 
 fn prompt(text: &str) -> Result<Passphrase> {
-    rpassword::prompt_password(text)
-        .map(|typed| Zeroizing::new(typed.into_bytes()))
+    hidden(text)
         .refuse(|| "ask for the passphrase on the terminal".to_owned())
         .map_err(|error| error.hint("name a file of mode 0600 with passphrase_file in [vault] of config.toml"))
 }

@@ -3,7 +3,8 @@
 //! credentials. One table; the sources are the vendors' API references.
 //!
 //! Paths of denied endpoints end in `*`, because some servers take a format
-//! (`.json`) or a slash after the name.
+//! (`.json`) after the name; but where projects have names of their own at the
+//! root, in `/*`, so that none is denied for how its name begins.
 
 use super::record::{Binding, Endpoint, Injection, PLACEHOLDER, Record};
 use crate::error::{Error, Result};
@@ -220,7 +221,7 @@ const GITHUB_ENTERPRISE: Preset = Preset {
         deny("/api/v3/setup*"),
         deny("/api/v3/manage*"),
         deny("/setup/api*"),
-        deny("/manage*"),
+        deny("/manage/*"),
         deny("/login/oauth*"),
         deny("/login/device*"),
     ],
@@ -296,7 +297,7 @@ const GITLAB: Preset = Preset {
         deny("/api/v4/applications*"),
         deny("/api/v4/internal*"),
         // OAuth, tokens for the registry of images, the pages of settings.
-        deny("/oauth*"),
+        deny("/oauth/*"),
         deny("/jwt/auth*"),
         deny("/-/*"),
     ],
@@ -337,8 +338,8 @@ const PYPI: Preset = Preset {
         // Trusted publishing makes tokens of the identity of a build.
         deny("/_/oidc*"),
         deny_at("pypi.org", "/_/oidc*"),
-        deny_at("pypi.org", "/manage*"),
-        deny_at("pypi.org", "/account*"),
+        deny_at("pypi.org", "/manage/*"),
+        deny_at("pypi.org", "/account/*"),
     ],
     variables: &[("TWINE_USERNAME", "__token__"), ("TWINE_PASSWORD", PLACEHOLDER)],
     elsewhere: None,

@@ -127,14 +127,17 @@ fn check_path(path: &str) -> Result<()> {
     let Some(rest) = path.strip_prefix('/') else {
         return refused("a path begins with /");
     };
-    if !path.bytes().all(|c| c.is_ascii_graphic() && !b"?#%\\".contains(&c)) {
-        return refused("it has a blank, a ?, #, % or backslash, or a character that is not ASCII");
+    if !path.bytes().all(|c| c.is_ascii_graphic() && !b"?#%\\;".contains(&c)) {
+        return refused("it has a blank, a ?, #, ;, % or backslash, or a character that is not ASCII");
     }
     let segments: Vec<&str> = rest.split('/').collect();
     for (at, segment) in segments.iter().enumerate() {
         let last = at + 1 == segments.len();
-        if matches!(*segment, "." | "..") || segment.is_empty() && !last {
-            return refused("it has an empty segment, or one of dots, which no request that is sent has");
+        if segment.ends_with('.') || segment.is_empty() && !last {
+            return refused("it has an empty segment, or one with a dot at its end, which no request that is sent has");
+        }
+        if *segment == "*" && !last && segments[at + 1].is_empty() {
+            return refused("it ends in */, where a * means all that follows");
         }
         let stars = segment.matches('*').count();
         if stars > 1 || stars == 1 && *segment != "*" && !(last && segment.ends_with('*')) {
@@ -236,9 +239,11 @@ fn hosts_meet(a: &Binding, b: &Binding) -> bool {
     a.port == b.port && (a.host == b.host || below(&a.host, &b.host) || below(&b.host, &a.host))
 }
 
-/// Whether some path matches both patterns.
+/// Whether some path matches both patterns. `/a/*` is `/a` too, and a slash at
+/// the end means nothing.
 fn paths_meet(a: &str, b: &str) -> bool {
-    let (a, b): (Vec<&str>, Vec<&str>) = (a.split('/').collect(), b.split('/').collect());
+    let segments = |path| -> Vec<_> { str::trim_end_matches(path, '/').split('/').collect() };
+    let (a, b) = (segments(a), segments(b));
     for at in 0..a.len().max(b.len()) {
         match (a.get(at), b.get(at)) {
             (Some(x), Some(y)) => {
@@ -253,6 +258,8 @@ fn paths_meet(a: &str, b: &str) -> bool {
                     (false, false) => return false,
                 }
             }
+            (Some(&"*"), None) => return at + 1 == a.len(),
+            (None, Some(&"*")) => return at + 1 == b.len(),
             _ => return false,
         }
     }
@@ -305,18 +312,27 @@ mod tests {
         for good in ["/", "/*", "/v1/*", "/v1/send*", "/*/x", "/a/*/b/*", "/a/", "/@scope/x"] {
             assert!(check_path(good).is_ok(), "{good}");
         }
-        for bad in
-            ["", "a", "*", "//", "/a//b", "/a/../b", "/./a", "/a*b", "/a*/b", "/**", "/a?x", "/%2e", "/a b", "/\\"]
-        {
+        for bad in [
+            "", "a", "*", "//", "/a//b", "/a/../b", "/./a", "/a*b", "/a*/b", "/**", "/a?x", "/%2e", "/a b", "/\\",
+            "/a;b", "/a./b", "/a/*/",
+        ] {
             assert!(check_path(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn paths_that_meet() {
-        for (a, b) in
-            [("/*", "/x"), ("/*", "/a/b/c"), ("/a/*", "/a/b"), ("/a*", "/ab/c"), ("/*/x", "/y/*"), ("/a/*/c", "/*/b/c")]
-        {
+        for (a, b) in [
+            ("/*", "/x"),
+            ("/*", "/a/b/c"),
+            ("/a/*", "/a/b"),
+            ("/a*", "/ab/c"),
+            ("/*/x", "/y/*"),
+            ("/a/*/c", "/*/b/c"),
+            ("/a/*", "/a"),
+            ("/a/", "/a"),
+            ("/*", "/"),
+        ] {
             assert!(paths_meet(a, b) && paths_meet(b, a), "{a} {b}");
         }
         for (a, b) in [("/a", "/b"), ("/a/*", "/b/*"), ("/a/b", "/a/b/c"), ("/*/x", "/y/z"), ("/ab*", "/ac*")] {
