@@ -306,6 +306,31 @@ fn asking_for_fifty_costs_little() {
 }
 
 #[test]
+fn an_agent_that_asks_in_a_loop_fills_nothing() {
+    let jar = Jar::new();
+    let run = LiveRun::new(&jar, "20260101-000000000-aaaaaa");
+    let other = LiveRun::new(&jar, "20260101-000000000-bbbbbb");
+    let store = store(&jar);
+    let with_body = || {
+        let mut held = held(&run, "POST", "/");
+        held.body = Body::Whole(vec![b'x'; 1 << 20]);
+        held
+    };
+    for _ in 0..64 {
+        store.hold(with_body()).expect("hold");
+    }
+    let refused = store.hold(with_body()).expect_err("64 wait");
+    assert!(refused.to_string().contains("wait for a person already"), "{refused}");
+    store.hold(held(&other, "POST", "/")).expect("another run is not held up");
+    store.cancel_run(&run.id, "the run has ended").expect("cancel");
+    store.hold(with_body()).expect("there is room again");
+    assert_eq!(store.pending().expect("list").len(), 2);
+    drop(store);
+    let size = fs::metadata(jar.path("belljar/data/belljar.db")).expect("stat").len();
+    assert!(size < 4 << 20, "the file still has {size} bytes");
+}
+
+#[test]
 fn the_command_gets_the_approval_and_nothing_else() {
     let jar = Jar::new();
     let run = LiveRun::new(&jar, "20260101-000000000-aaaaaa");

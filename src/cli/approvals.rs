@@ -235,7 +235,7 @@ fn watch(store: &Store, form: Form) -> Result<()> {
         waiting.insert(approval.id.clone());
     }
     loop {
-        let pending = store.pending()?;
+        let still = store.waiting()?;
         for approval in store.after(last.as_ref())? {
             if !waiting.contains(&approval.id) {
                 tell(&approval, form)?;
@@ -245,8 +245,7 @@ fn watch(store: &Store, form: Form) -> Result<()> {
             }
             last = Some(approval);
         }
-        let gone: Vec<String> =
-            waiting.iter().filter(|id| !pending.iter().any(|approval| approval.id == **id)).cloned().collect();
+        let gone: Vec<String> = waiting.difference(&still).cloned().collect();
         for id in gone {
             let approval = store.approval(&id)?;
             // It may have come after the look at those that wait.
