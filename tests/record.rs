@@ -151,11 +151,15 @@ fn a_record_without_an_end_is_called_so() {
     log.append(&entry("/1")).expect("append");
     says(&jar, 0, "intact so far: 1 requests; the run is live");
     drop(run);
-    says(&jar, 0, "intact as far as it goes: 1 requests; no end");
+    says(&jar, 0, "intact as far as it goes: 1 requests; there is no end");
     receipt(&jar, "interrupted", None);
-    says(&jar, 0, "intact as far as it goes: 1 requests; no end");
+    says(&jar, 0, "intact as far as it goes: 1 requests; there is no end");
     receipt(&jar, "ended", None);
     says(&jar, 1, "broken at line 2: truncated: the run ended, and there is no end line");
+    log.finish().expect("finish");
+    says(&jar, 1, "broken at line 2: replaced: the run ended, and the receipt does not name");
+    receipt(&jar, "interrupted", None);
+    says(&jar, 0, "intact: 1 requests, the receipt names no end");
     jar.call(&["log", "nobody"]).exits(125).says(&["no run is called `nobody`", "hint: "]);
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::rows::print_rows;
 use super::{print, surroundings};
 use crate::error::{Context, Result, printable};
 use crate::record::json_line;
@@ -70,12 +71,15 @@ impl Arguments {
                 let lists = serde_json::json!({ "pending": pending, "grants": store.permits()? });
                 print(&(json_line(&lists)? + "\n"))?;
             }
-            Action::List { json: false } => print(&list(&store.pending()?, &store.permits()?))?,
+            Action::List { json: false } => print_rows(&list(&store.pending()?, &store.permits()?))?,
             Action::Watch { json } => watch(&store, if json { Form::Json } else { Form::Text })?,
             Action::Show { id, json } => {
                 let approval = store.approval(&id)?;
-                let text = if json { json_line(&approval.to_json())? + "\n" } else { whole(&approval) };
-                print(&text)?;
+                if json {
+                    print(&(json_line(&approval.to_json())? + "\n"))?;
+                } else {
+                    print_rows(&whole(&approval))?;
+                }
             }
             Action::Revoke { id } => {
                 store.revoke(&id)?;
@@ -261,12 +265,11 @@ fn watch(store: &Store, form: Form) -> Result<()> {
 }
 
 fn tell(approval: &Approval, form: Form) -> Result<()> {
-    let text = match (form, approval.state) {
-        (Form::Json, _) => json_line(&approval.to_json())?,
-        (Form::Text, State::Pending) => format!("{}  {}", line(approval), body_line(approval)),
-        (Form::Text, state) => format!("{}  {}", approval.id, printable(&outcome(approval, state))),
-    };
-    print(&(text + "\n"))
+    match (form, approval.state) {
+        (Form::Json, _) => print(&(json_line(&approval.to_json())? + "\n")),
+        (Form::Text, State::Pending) => print_rows(&format!("{}  {}\n", line(approval), body_line(approval))),
+        (Form::Text, state) => print_rows(&format!("{}  {}\n", approval.id, printable(&outcome(approval, state)))),
+    }
 }
 
 /// Waits so many milliseconds, or until nobody reads stdout any more.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::approvals::time_left;
-use super::{person, print, surroundings};
+use super::rows::print_rows;
+use super::{person, surroundings};
 use crate::error::{Result, printable};
 use crate::plan::parse_duration;
 use crate::store::{Store, Verdict};
@@ -26,9 +27,14 @@ impl Arguments {
         let (_, dirs) = surroundings()?;
         let approval = Store::open(&dirs)?.decide(&self.id, Verdict::Approve { more: self.time }, &person())?;
         let scope = &approval.scope;
-        print(&format!("approved {}: {} {}\n", approval.id, printable(&scope.method), printable(&approval.url())))?;
+        print_rows(&format!(
+            "approved {}: {} {}\n",
+            approval.id,
+            printable(&scope.method),
+            printable(&approval.url())
+        ))?;
         if let Some(time) = self.time {
-            print(&format!(
+            print_rows(&format!(
                 "for {} more, group {} may {} {} with any query and body; belljar approvals revoke {} ends it\n",
                 time_left(time),
                 printable(&scope.group),

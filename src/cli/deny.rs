@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{person, print, surroundings};
+use super::rows::print_rows;
+use super::{person, surroundings};
 use crate::error::{Result, printable};
 use crate::store::{Store, Verdict};
 
@@ -19,7 +20,7 @@ impl Arguments {
         let (_, dirs) = surroundings()?;
         let approval = Store::open(&dirs)?.decide(&self.id, Verdict::Deny, &person())?;
         let method = printable(&approval.scope.method);
-        print(&format!("denied {}: {method} {}\n", approval.id, printable(&approval.url())))?;
+        print_rows(&format!("denied {}: {method} {}\n", approval.id, printable(&approval.url())))?;
         Ok(0)
     }
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::approvals::reader_has_gone;
+use super::rows::print_rows;
 use super::{print, surroundings};
 use crate::config::Dirs;
 use crate::error::{Context, Error, Result, is_hostile, printable};
@@ -116,8 +117,8 @@ fn show(dirs: &Dirs, run: &Run, path: &Path, period: Option<u16>, form: Form) ->
             let line = line.trim_end_matches('\n');
             match form {
                 Form::Json => print(&(line_as_recorded(line) + "\n"))?,
-                Form::Text if lines == 0 => print(&format!("{}\n{}\n", columns(HEADER), line_for_people(line)))?,
-                Form::Text => print(&(line_for_people(line) + "\n"))?,
+                Form::Text if lines == 0 => print_rows(&format!("{}\n{}\n", columns(HEADER), line_for_people(line)))?,
+                Form::Text => print_rows(&(line_for_people(line) + "\n"))?,
             }
             lines += 1;
             begun.clear();
@@ -132,7 +133,7 @@ fn show(dirs: &Dirs, run: &Run, path: &Path, period: Option<u16>, form: Form) ->
         }
     }
     if !begun.is_empty() {
-        print(&format!("cut off: {}\n", printable(&String::from_utf8_lossy(&begun))))?;
+        print_rows(&format!("cut off: {}\n", printable(&String::from_utf8_lossy(&begun))))?;
     }
     if lines == 0 && matches!(form, Form::Text) {
         print("no requests were recorded\n")?;
@@ -216,6 +217,15 @@ fn check(dirs: &Dirs, run: &Run, path: &Path) -> Result<u8> {
         thread::sleep(Duration::from_millis(100));
     };
     let (code, text) = match finding {
+        Finding::Intact(head) if run.status == "ended" && run.head.is_none() => {
+            let line = head.count + 1;
+            (
+                1,
+                format!(
+                    "broken at line {line}: replaced: the run ended, and the receipt does not name the record's end"
+                ),
+            )
+        }
         Finding::Intact(head) => {
             let compared = if run.head.is_some() { "as the receipt says" } else { "the receipt names no end" };
             (0, format!("intact: {} requests, {compared}; chain {}", head.count, head.chain))
@@ -223,18 +233,12 @@ fn check(dirs: &Dirs, run: &Run, path: &Path) -> Result<u8> {
         Finding::Unfinished(head) if live => {
             (0, format!("intact so far: {} requests; the run is live, there is no end yet", head.count))
         }
-        Finding::Unfinished(head) if run.status == "interrupted" || run.status == "running" => {
-            let count = head.count;
-            (
-                0,
-                format!(
-                    "intact as far as it goes: {count} requests; no end, because the run was killed, or it was cut off"
-                ),
-            )
+        Finding::Unfinished(head) if run.status == "ended" => {
+            (1, format!("broken at line {}: truncated: the run ended, and there is no end line", head.count + 1))
         }
         Finding::Unfinished(head) => {
-            let line = head.count + 1;
-            (1, format!("broken at line {line}: truncated: the run {}, and there is no end line", run.status))
+            let why = "the run was killed, or failed, or it was cut off";
+            (0, format!("intact as far as it goes: {} requests; there is no end: {why}", head.count))
         }
         Finding::Broken { line, how, why } => (1, format!("broken at line {line}: {how}: {why}")),
     };

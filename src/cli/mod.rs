@@ -13,6 +13,7 @@ mod log;
 mod mounts;
 mod options;
 mod ps;
+mod rows;
 mod run;
 mod show;
 mod stop;
