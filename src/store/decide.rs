@@ -18,6 +18,10 @@ const ALPHABET: &[u8; 30] = b"abcdefghjkmnpqrstvwxyz23456789";
 const ID_LENGTH: usize = 6;
 /// What was decided is kept so long, in milliseconds: a day.
 const KEPT: i64 = 24 * 60 * 60 * 1000;
+/// And as many of them at most: an agent can ask and go away in a loop.
+const KEPT_COUNT: i64 = 2000;
+/// Requests of one run that can wait at once: a person cannot look at more.
+const WAITING_LIMIT: i64 = 64;
 
 /// What a person says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,15 +36,22 @@ pub enum Verdict {
 }
 
 impl Store {
-    /// Keeps a request until it is decided; returns the approval.
+    /// Keeps a request until it is decided; returns the approval. Refused when 64
+    /// of the run wait already.
     pub fn hold(&self, held: Held) -> Result<Approval> {
         let body = Preview::from(held.body);
         self.write("hold a request in", |transaction| {
             let now = Moment::now(&self.boot)?;
-            transaction.execute(
-                "DELETE FROM approval WHERE state <> 'pending' AND decided_wall NOT BETWEEN ?1 - ?2 AND ?1 + ?2",
-                params![now.wall, KEPT],
+            forget(transaction, &now)?;
+            let waiting: i64 = transaction.query_row(
+                "SELECT count(*) FROM approval WHERE state = 'pending' AND run = ?1",
+                [&held.run],
+                |row| row.get(0),
             )?;
+            if waiting >= WAITING_LIMIT {
+                let what = format!("{waiting} requests of run {} wait for a person already", held.run);
+                return Err(Error::refused(what).hint("belljar approvals").into());
+            }
             let deadline = now.plus(held.wait);
             let id = free_id(transaction)?;
             let scope = &held.scope;
@@ -159,19 +170,37 @@ impl Store {
     /// The requests that wait, oldest first. Ends those that nobody waits for.
     pub fn pending(&self) -> Result<Vec<Approval>> {
         let now = Moment::now(&self.boot)?;
+        let waiting = self.waiting()?;
         let mut found = self.select("WHERE state = 'pending' ORDER BY seq", [], &now)?;
+        found.retain(|approval| waiting.contains(&approval.id));
+        Ok(found)
+    }
+
+    /// Their ids alone, which is cheaper.
+    pub fn waiting(&self) -> Result<BTreeSet<String>> {
+        let now = Moment::now(&self.boot)?;
+        let mut found: Vec<(String, String, Moment)> = self.read("list the approvals in", |transaction| {
+            let found = transaction
+                .prepare("SELECT id, run, boot, expires, expires_wall FROM approval WHERE state = 'pending'")?
+                .query_map([], |row| {
+                    let deadline = Moment { boot: row.get(2)?, since_boot: row.get(3)?, wall: row.get(4)? };
+                    Ok((row.get(0)?, row.get(1)?, deadline))
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            Ok(found)
+        })?;
         if found.is_empty() {
-            return Ok(found);
+            return Ok(BTreeSet::new());
         }
         let live: BTreeSet<String> = runs::live(&self.dirs)?.into_iter().map(|run| run.run).collect();
-        let gone = |approval: &Approval| over(approval, live.contains(&approval.run), &now);
-        for approval in &found {
-            if let Some((state, why)) = gone(approval) {
-                self.end(&approval.id, state, why)?;
+        let gone = |run: &str, deadline: &Moment| over(deadline, live.contains(run), &now);
+        for (id, run, deadline) in &found {
+            if let Some((state, why)) = gone(run, deadline) {
+                self.end(id, state, why)?;
             }
         }
-        found.retain(|approval| gone(approval).is_none());
-        Ok(found)
+        found.retain(|(_, run, deadline)| gone(run, deadline).is_none());
+        Ok(found.into_iter().map(|(id, ..)| id).collect())
     }
 
     /// The one of that id, in whatever state.
@@ -206,16 +235,26 @@ impl Store {
             return Ok(None);
         }
         let live = runs::live(&self.dirs)?.iter().any(|run| run.run == approval.run);
-        Ok(over(approval, live, now))
+        Ok(over(&approval.deadline, live, now))
     }
 }
 
 /// What has become of one that is marked as waiting, if it does not.
-fn over(approval: &Approval, live: bool, now: &Moment) -> Option<(State, &'static str)> {
+fn over(deadline: &Moment, live: bool, now: &Moment) -> Option<(State, &'static str)> {
     if !live {
         return Some((State::Cancelled, "the run has ended"));
     }
-    now.left_until(&approval.deadline).is_none().then_some((State::Expired, "nobody decided in time"))
+    now.left_until(deadline).is_none().then_some((State::Expired, "nobody decided in time"))
+}
+
+/// Forgets what was decided long ago, and all but the latest.
+fn forget(transaction: &Transaction<'_>, now: &Moment) -> rusqlite::Result<()> {
+    transaction.execute(
+        "DELETE FROM approval WHERE state <> 'pending' AND (decided_wall NOT BETWEEN ?1 - ?2 AND ?1 + ?2 \
+         OR seq <= (SELECT max(seq) FROM approval) - ?3)",
+        params![now.wall, KEPT, KEPT_COUNT],
+    )?;
+    Ok(())
 }
 
 /// Numbers above 2^63 do not fit; nobody has that many bytes.

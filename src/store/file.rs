@@ -183,10 +183,14 @@ fn settle(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     // What was granted or revoked holds after a power loss too. Each rate bounds
     // how often it is paid for.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // The file is small, and a gateway is to stay so.
+    connection.pragma_update(None, "cache_size", -256)?;
     let number = |connection: &Connection, pragma: &str| -> rusqlite::Result<i64> {
         connection.pragma_query_value(None, pragma, |row| row.get(0))
     };
     if number(connection, "user_version")? != VERSION {
+        // Without effect on a file that has tables: bodies of a megabyte come and go.
+        connection.pragma_update(None, "auto_vacuum", "FULL")?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (version, owner) = (number(&transaction, "user_version")?, number(&transaction, "application_id")?);
         let objects: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::sys;
 
 /// After this the command is killed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// So many run at once: an agent can ask and go away in a loop.
+const AT_ONCE: usize = 32;
 /// What a desktop notification, a mail program and belljar itself need. The
 /// rest of the caller's environment may hold credentials.
 const KEPT: [&str; 14] = [
@@ -37,11 +40,34 @@ const KEPT: [&str; 14] = [
     "BELLJAR_HOME",
 ];
 
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// One of those that run at once.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let more = |running| (running < AT_ONCE).then_some(running + 1);
+        RUNNING.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Starts the command, with the approval as one line of JSON on its stdin. No
 /// shell reads either. It is killed after half a minute; nobody waits for it.
 /// An error says that it could not be started.
 pub fn notify(command: &[String], approval: &Approval) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
+    let place = Place::take().ok_or_else(|| {
+        Error::failed(format!("start {program}"))
+            .because(format!("{AT_ONCE} of them run already"))
+            .hint("belljar approvals")
+    })?;
     let line = json_line(&approval.to_json())?;
     // A file and not a pipe: one that does not read cannot hold anybody up.
     let mut stdin =
@@ -55,12 +81,12 @@ pub fn notify(command: &[String], approval: &Approval) -> Result<()> {
     let child = start.spawn().map_err(|error| {
         Error::failed(format!("start {program}")).because(error).hint("approval_command in config.toml")
     })?;
-    let watched = thread::Builder::new().name("approval-command".to_owned()).spawn(move || watch(child));
+    let watched = thread::Builder::new().name("approval-command".to_owned()).spawn(move || watch(child, place));
     watched.map(|_| ()).step(|| "start a thread".to_owned())
 }
 
 /// Waits for the end, or makes it. The child's own children go with it.
-fn watch(mut child: Child) {
+fn watch(mut child: Child, _place: Place) {
     let begun = Instant::now();
     while let Ok(None) = child.try_wait() {
         if begun.elapsed() >= PATIENCE {
