@@ -8,8 +8,10 @@ mod explain;
 mod group;
 mod mounts;
 mod options;
+mod policy;
 mod ps;
 mod run;
+mod secret;
 mod show;
 mod stop;
 
@@ -43,6 +45,8 @@ enum Command {
     Demo(demo::Arguments),
     Group(group::Arguments),
     Mounts(mounts::Arguments),
+    Policy(policy::Arguments),
+    Secret(secret::Arguments),
     Ps(ps::Arguments),
     Stop(stop::Arguments),
     Show(show::Arguments),
@@ -70,6 +74,8 @@ impl Cli {
             Command::Demo(arguments) => arguments.execute(),
             Command::Group(arguments) => arguments.execute(),
             Command::Mounts(arguments) => arguments.execute(),
+            Command::Policy(arguments) => arguments.execute(),
+            Command::Secret(arguments) => arguments.execute(),
             Command::Ps(arguments) => arguments.execute(),
             Command::Stop(arguments) => arguments.execute(),
             Command::Show(arguments) => arguments.execute(),
