@@ -82,16 +82,17 @@ where
     for _ in 0..load.clients {
         clients.spawn(client(load.clone(), begin + length));
     }
-    let mut times = Vec::new();
+    let (mut times, mut all) = (Vec::new(), 0);
     while let Some(ended) = clients.join_next().await {
-        // Those that began before the end count only if they ended before it.
         let counted = |(ended, _): &(Instant, Duration)| (begin..begin + length).contains(ended);
-        times.extend(ended??.into_iter().filter(counted).map(|(_, time)| time));
+        let ended = ended??;
+        all += ended.len();
+        times.extend(ended.into_iter().filter(counted).map(|(_, time)| time));
     }
     if times.is_empty() {
         return Err("no request ended in time".into());
     }
-    Ok(Figures::of(times, length))
+    Ok(Figures::of(times, length, all))
 }
 
 async fn keep(connector: Connector, load: Load, end: Instant) -> Result<Vec<(Instant, Duration)>, Failure> {
@@ -129,8 +130,8 @@ async fn events(connector: &Connector) -> Result<Figures, Failure> {
             return Err("the event stream does not begin with an event".into());
         }
     }
-    let whole = times.iter().sum();
-    Ok(Figures::of(times, whole))
+    let (whole, all) = (times.iter().sum(), times.len());
+    Ok(Figures::of(times, whole, all))
 }
 
 async fn big(connector: &Connector, bytes: u64) -> Result<f64, Failure> {

@@ -28,9 +28,10 @@ pub struct Way {
     /// An HTTP proxy, HOST:PORT; without it the client connects by itself.
     #[arg(long)]
     proxy: Option<String>,
-    /// PEM file of the authorities that are trusted.
+    /// PEM file of the authorities that are trusted; without it the one that
+    /// the variable SSL_CERT_FILE names.
     #[arg(long)]
-    roots: PathBuf,
+    roots: Option<PathBuf>,
 }
 
 /// Makes connections, each with a full handshake.
@@ -50,7 +51,8 @@ pub struct Connection {
 impl Connector {
     pub fn new(way: Way) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&way.roots)? {
+        let named = way.roots.clone().or_else(|| std::env::var_os("SSL_CERT_FILE").map(PathBuf::from));
+        for certificate in CertificateDer::pem_file_iter(named.ok_or("neither --roots nor SSL_CERT_FILE")?)? {
             roots.add(certificate?)?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -22,13 +22,14 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Interval, interval};
+use tokio::time::{Instant, Interval, interval_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{Failure, keys};
 
 const SMALL: usize = 1024;
 const CHUNKS: usize = 4;
+const SECOND: Duration = Duration::from_secs(1);
 /// Bytes of the big body given to hyper at once.
 const PIECE: usize = 64 * 1024;
 
@@ -79,9 +80,7 @@ fn answer(request: &Request<Incoming>, piece: &Bytes, expected: Option<&str>) ->
             let chunks = (0..CHUNKS).map(|_| piece.slice(..SMALL / CHUNKS)).collect();
             text.body(Answer::Chunks { chunks, sent: false })
         }
-        "/sse" => Response::builder()
-            .header(CONTENT_TYPE, "text/event-stream")
-            .body(Answer::Events(interval(Duration::from_secs(1)))),
+        "/sse" => Response::builder().header(CONTENT_TYPE, "text/event-stream").body(Answer::Events(None)),
         "/big" => {
             let bytes = request.uri().query().and_then(|query| query.strip_prefix("bytes=")?.parse().ok());
             text.body(Answer::Sized { piece: piece.clone(), left: bytes.unwrap_or_default() })
@@ -109,9 +108,16 @@ fn piece() -> Bytes {
 }
 
 enum Answer {
-    Sized { piece: Bytes, left: u64 },
-    Chunks { chunks: VecDeque<Bytes>, sent: bool },
-    Events(Interval),
+    Sized {
+        piece: Bytes,
+        left: u64,
+    },
+    Chunks {
+        chunks: VecDeque<Bytes>,
+        sent: bool,
+    },
+    /// With the clock of all but the first.
+    Events(Option<Interval>),
 }
 
 impl Body for Answer {
@@ -136,7 +142,10 @@ impl Body for Answer {
                 chunks.pop_front()
             }
             Self::Events(clock) => {
-                std::task::ready!(clock.poll_tick(cx));
+                match clock {
+                    Some(clock) => _ = std::task::ready!(clock.poll_tick(cx)),
+                    None => *clock = Some(interval_at(Instant::now() + SECOND, SECOND)),
+                }
                 Some(Bytes::from_static(b"data: {\"delta\":\"some words\"}\n\n"))
             }
         };
