@@ -117,19 +117,21 @@ impl Gateway {
         let (stop, stop_receiver) = oneshot::channel();
         let run = run.to_owned();
         let thread = std::thread::spawn(move || {
-            let failed = |error: Error| {
-                say(Said::Failed(error));
-                None
+            let work = || {
+                let (fatal, fatal_receiver) = unbounded_channel();
+                let shared = Arc::new(prepare(setup, run, &master, fatal)?);
+                drop(master);
+                serve_until(&shared, listeners_receiver, stop_receiver, fatal_receiver, &say)?;
+                shared.log.finish()
             };
-            let (fatal, fatal_receiver) = unbounded_channel();
-            let shared = match prepare(setup, run, &master, fatal) {
-                Ok(shared) => Arc::new(shared),
-                Err(error) => return failed(error),
-            };
-            drop(master);
-            match serve_until(&shared, listeners_receiver, stop_receiver, fatal_receiver, &say) {
-                Ok(()) => shared.log.finish().map_or_else(failed, Some),
-                Err(error) => failed(error),
+            // Also a panic is told: without a gateway the run has to end.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            match ended.unwrap_or_else(|_| Err(Error::failed("the gateway has panicked"))) {
+                Ok(head) => Some(head),
+                Err(error) => {
+                    say(Said::Failed(error));
+                    None
+                }
             }
         });
         Self { listeners: Some(listeners), stop: Some(stop), thread }
