@@ -122,6 +122,7 @@ impl Gateway {
                 let shared = Arc::new(prepare(setup, run, &master, fatal)?);
                 drop(master);
                 serve_until(&shared, listeners_receiver, stop_receiver, fatal_receiver, &say)?;
+                shared.store.cancel_run(&shared.run, "the run has ended")?;
                 shared.log.finish()
             };
             // Also a panic is told: without a gateway the run has to end.
