@@ -12,6 +12,7 @@ use hyper::header::{
     HeaderName, HeaderValue, IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::approval;
@@ -20,7 +21,7 @@ use super::exchange::{Direction, Exchange};
 use super::inject::Choice;
 use super::redact::{Coding, Decoded, Needles, RedactedBody, mask_headers};
 use super::refusal::Refusal;
-use super::shared::Shared;
+use super::shared::{Place, Shared};
 use super::upstream::Versions;
 use super::{send, websocket};
 use crate::policy::{Action, Authority, Host, NormalPath, Query, check_method};
@@ -41,6 +42,8 @@ pub struct Scope {
     pub host: Option<Host>,
     /// The port that the connection was made for.
     pub port: u16,
+    /// The connection's place.
+    pub place: Place,
 }
 
 /// How the origin is spoken to.
@@ -184,6 +187,7 @@ async fn pass(
     let versions = if upgrade { Versions::Http1 } else { Versions::Any };
     let pool = shared.pools.get(&choice.names(), versions);
     let response = send::send(pool, Request::from_parts(parts, body), shared.times.response).await?;
+    let agent_side = agent_side.map(|agent| (agent, Arc::clone(&scope.place)));
     come_back(response, agent_side, needles, shared, exchange)
 }
 
@@ -326,14 +330,14 @@ async fn decide(
 /// The way back: masked where a secret goes to the host.
 fn come_back(
     mut response: Response<Incoming>,
-    agent_side: Option<hyper::upgrade::OnUpgrade>,
+    agent_side: Option<(OnUpgrade, Place)>,
     needles: Option<&Needles>,
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange>,
 ) -> Result<Response<Body>, Refusal> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched {
-        let Some(agent_side) = agent_side else {
+        let Some((agent_side, place)) = agent_side else {
             return Err(Refusal::upstream("the origin changed the protocol unasked"));
         };
         if needles.is_some() && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS) {
@@ -342,7 +346,7 @@ fn come_back(
             ));
         }
         let origin_side = hyper::upgrade::on(&mut response);
-        websocket::start(agent_side, origin_side, needles.cloned(), exchange);
+        websocket::start((agent_side, place), origin_side, needles.cloned(), exchange);
     } else if response.status().is_informational() {
         return Err(Refusal::upstream("the origin ended with an interim answer"));
     }

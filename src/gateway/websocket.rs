@@ -11,12 +11,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use super::exchange::{Direction, Exchange};
 use super::redact::{Needles, Redactor};
+use super::shared::Place;
 
 /// Bytes that are passed on at once.
 const CHUNK: usize = 16 << 10;
 
 /// Passes bytes on until both sides have closed.
-pub fn start(agent: OnUpgrade, origin: OnUpgrade, needles: Option<Needles>, exchange: &Arc<Exchange>) {
+pub fn start(
+    (agent, place): (OnUpgrade, Place),
+    origin: OnUpgrade,
+    needles: Option<Needles>,
+    exchange: &Arc<Exchange>,
+) {
     let exchange = Arc::clone(exchange);
     tokio::spawn(async move {
         let (Ok(agent), Ok(origin)) = tokio::join!(agent, origin) else {
@@ -24,6 +30,7 @@ pub fn start(agent: OnUpgrade, origin: OnUpgrade, needles: Option<Needles>, exch
             return;
         };
         both_ways(TokioIo::new(agent), TokioIo::new(origin), needles, &exchange).await;
+        drop(place);
     });
 }
 
