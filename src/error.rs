@@ -117,14 +117,28 @@ impl<T, E: Display> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// `text` with control and bidirectional characters escaped:
+/// Whether a terminal would obey a character instead of showing it: controls,
+/// line and paragraph separators, bidirectional controls, and what has no width
+/// or looks like nothing (Unicode: Cc, Zl, Zp, Cf, fillers and selectors), with
+/// which two texts look the same that are not.
+pub fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+            | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// `text` with every hostile character escaped ([`is_hostile`]):
 /// names and paths made by others must not move the cursor or reorder a line.
 pub fn printable(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if hostile(c) {
+        if is_hostile(c) {
             out.extend(c.escape_unicode())
         } else {
             out.push(c)

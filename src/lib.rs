@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod launch;
 pub mod plan;
 pub mod policy;
+pub mod record;
 pub mod rootfs;
 pub mod runs;
 pub mod store;

@@ -108,6 +108,19 @@ pub fn pass_as_descriptor_3(command: &mut Command, fd: OwnedFd) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Makes `command` start without any descriptor above 2, whatever this process
+/// forgot to mark (close_range(2), CLOSE_RANGE_CLOEXEC: Linux 5.11).
+pub fn close_above_2_on_exec(command: &mut Command) {
+    let setup = || {
+        // SAFETY: integers only; marking closes nothing before the exec.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure makes one call that is async-signal-safe and allocates
+    // nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Takes over a descriptor that the kernel has just given to this process, as
 /// received by SCM_RIGHTS.
 pub fn own(fd: RawFd) -> OwnedFd {

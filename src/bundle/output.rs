@@ -9,10 +9,11 @@ use std::path::Path;
 use super::{INIT, Place, Places, render, write_root, write_shadows};
 use crate::config::create_private;
 use crate::error::{Context, Error, Result};
+use crate::gateway::Trust;
 use crate::plan::{FileOwnership, Mount, MountKind, Plan};
 
 /// Writes the bundle into `output`, which must be empty or not there.
-pub fn write_bundle(plan: &Plan, output: &Path) -> Result<()> {
+pub fn write_bundle(plan: &Plan, trust: Option<&Trust>, output: &Path) -> Result<()> {
     let shown = output.display();
     if fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::refused(format!("--output {shown} is not empty"))
@@ -25,7 +26,7 @@ pub fn write_bundle(plan: &Plan, output: &Path) -> Result<()> {
     open_directory(&root)?;
     write_root(plan, &root)?;
     let own = output.join("belljar");
-    write_own_files(plan, &own)?;
+    write_own_files(plan, trust, &own)?;
     let mut mounts = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
         mounts.push(place(plan, index, mount, &output)?);
@@ -96,8 +97,9 @@ fn open_directory(path: &Path) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o755)).step(|| format!("chmod {}", path.display()))
 }
 
-/// What is at /run/belljar inside: the init, and the plan for the agent to read.
-pub fn write_own_files(plan: &Plan, directory: &Path) -> Result<()> {
+/// What is at /run/belljar inside: the init, the plan for the agent to read, and
+/// whom its programs trust.
+pub fn write_own_files(plan: &Plan, trust: Option<&Trust>, directory: &Path) -> Result<()> {
     create_private(directory)?;
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, Permissions::from_mode(mode)).step(|| format!("chmod {}", path.display()))
@@ -108,5 +110,11 @@ pub fn write_own_files(plan: &Plan, directory: &Path) -> Result<()> {
     mode(&init, 0o555)?;
     let summary = directory.join("summary.txt");
     fs::write(&summary, plan.summary()).step(|| format!("write {}", summary.display()))?;
-    mode(&summary, 0o444)
+    mode(&summary, 0o444)?;
+    for (name, content) in trust.map(Trust::files).into_iter().flatten() {
+        let path = directory.join(name);
+        fs::write(&path, content).step(|| format!("write {}", path.display()))?;
+        mode(&path, 0o444)?;
+    }
+    Ok(())
 }

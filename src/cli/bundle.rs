@@ -9,6 +9,7 @@ use super::surroundings;
 use crate::bundle;
 use crate::config::create_private;
 use crate::error::Result;
+use crate::gateway::Trust;
 use crate::plan;
 
 /// Write the plan as an OCI bundle, to review or to run with any runtime.
@@ -33,7 +34,8 @@ impl Arguments {
         for directory in &resolved.needed {
             create_private(directory)?;
         }
-        bundle::write_bundle(&resolved.plan, &self.output)?;
+        let trust = resolved.gateway.as_ref().map(|parts| Trust::as_it_is(&parts.extra_roots, &dirs)).transpose()?;
+        bundle::write_bundle(&resolved.plan, trust.as_ref(), &self.output)?;
         Ok(0)
     }
 }

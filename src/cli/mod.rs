@@ -1,15 +1,22 @@
 //! The command line: one file a command. This room parses, calls the others and
 //! prints; it decides nothing.
 
+mod approvals;
+mod approve;
 mod bundle;
 mod demo;
+mod deny;
 mod doctor;
 mod explain;
 mod group;
+mod log;
 mod mounts;
 mod options;
+mod policy;
 mod ps;
+mod rows;
 mod run;
+mod secret;
 mod show;
 mod stop;
 
@@ -43,9 +50,15 @@ enum Command {
     Demo(demo::Arguments),
     Group(group::Arguments),
     Mounts(mounts::Arguments),
+    Policy(policy::Arguments),
+    Secret(secret::Arguments),
     Ps(ps::Arguments),
     Stop(stop::Arguments),
     Show(show::Arguments),
+    Log(log::Arguments),
+    Approvals(approvals::Arguments),
+    Approve(approve::Arguments),
+    Deny(deny::Arguments),
 }
 
 /// Parses the command line, does what it says, and returns the exit code.
@@ -70,9 +83,15 @@ impl Cli {
             Command::Demo(arguments) => arguments.execute(),
             Command::Group(arguments) => arguments.execute(),
             Command::Mounts(arguments) => arguments.execute(),
+            Command::Policy(arguments) => arguments.execute(),
+            Command::Secret(arguments) => arguments.execute(),
             Command::Ps(arguments) => arguments.execute(),
             Command::Stop(arguments) => arguments.execute(),
             Command::Show(arguments) => arguments.execute(),
+            Command::Log(arguments) => arguments.execute(),
+            Command::Approvals(arguments) => arguments.execute(),
+            Command::Approve(arguments) => arguments.execute(),
+            Command::Deny(arguments) => arguments.execute(),
         }
     }
 }
@@ -82,6 +101,13 @@ fn surroundings() -> Result<(Caller, Dirs)> {
     let caller = Caller::current()?;
     let dirs = Dirs::resolve(&caller)?;
     Ok((caller, dirs))
+}
+
+/// Who decides, for those who look later.
+fn person() -> String {
+    let uid = nix::unistd::geteuid();
+    let user = nix::unistd::User::from_uid(uid).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
 /// Prints to stdout; a reader that has gone is not an error.

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::{print, surroundings};
-use crate::config::{Dirs, create_private};
+use crate::config::{Config, Dirs, create_private};
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{
     Access, Allowlist, AllowlistState, Blocked, MountArgument, Mounts, Surroundings, Trust, read_mountinfo,
@@ -52,7 +52,10 @@ impl Arguments {
                 let allowlist = Allowlist::load(&dirs.allowlist_file(), &caller.home)?;
                 let around = Surroundings {
                     caller: &caller,
-                    own: crate::plan::OwnPlaces::new(&dirs),
+                    own: crate::plan::OwnPlaces::new(
+                        &dirs,
+                        &crate::plan::key_files(&Config::load(&dirs.config_file())?, &caller, &dirs),
+                    ),
                     allowlist: &allowlist,
                     blocked: Blocked::new(&allowlist.blocked_patterns)?,
                     host_mounts: read_mountinfo(Path::new("/proc/self/mountinfo"))?,

@@ -33,7 +33,7 @@ pub struct PlanOptions {
     /// OCI runtime with crun's command line [default: crun]
     #[arg(long, value_name = "PATH")]
     runtime: Option<String>,
-    /// How the run reaches the network: gateway or none [default: gateway]
+    /// How the run reaches the network: gateway, open or none [default: gateway]
     #[arg(long, value_name = "MODE")]
     egress: Option<EgressMode>,
     /// End the run after this time, with exit code 124

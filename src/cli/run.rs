@@ -45,6 +45,6 @@ impl Arguments {
         let (caller, dirs) = surroundings()?;
         let resolved = plan::build(&request, &caller, &dirs)?;
         let options = RunOptions { name: self.name, receipt: self.receipt, verbose: self.verbose };
-        launch::run(resolved, &dirs, &options)
+        launch::run(resolved, &caller, &dirs, &options)
     }
 }

@@ -48,7 +48,8 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
         resolved.plan.seccomp.allowed,
         project.display(),
     ))?;
-    let code = launch::run(resolved, dirs, &RunOptions { name: Some("demo".to_owned()), ..RunOptions::default() })?;
+    let code =
+        launch::run(resolved, caller, dirs, &RunOptions { name: Some("demo".to_owned()), ..RunOptions::default() })?;
     let receipt = runs::find_receipt(dirs, "demo")?;
     let result = dirs.data.join("groups/main/result.txt");
     let owner = fs::metadata(&result).step(|| format!("find the agent's result {}", result.display()))?.uid();

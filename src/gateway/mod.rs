@@ -1,2 +1,286 @@
 //! The gateway: what is served on the listeners that the launcher opened
 //! inside the sealed network namespace.
+//!
+//! One gateway serves one run, in a thread of the supervisor's process with an
+//! event loop of its own: what one run does cannot hold up another, and what
+//! arrives on a listener came from that run. Runs share the store only.
+
+mod approval;
+mod authority;
+mod body;
+mod dial;
+mod dns;
+mod exchange;
+mod forward;
+mod inject;
+mod names;
+mod onecli;
+pub mod redact;
+mod refusal;
+mod roots;
+mod send;
+mod serve;
+mod shared;
+mod sniff;
+mod times;
+mod trust;
+mod truststore;
+mod upstream;
+mod websocket;
+
+use std::net::TcpListener as StdListener;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
+
+pub use authority::Files as AuthorityFiles;
+pub use dns::Answers;
+pub use onecli::{Fetched, ParentProxy, fetch};
+pub use roots::Roots;
+pub use shared::Inspection;
+pub use trust::Trust;
+pub use truststore::PASSWORD as TRUSTSTORE_PASSWORD;
+
+use authority::Authority;
+use inject::Secrets;
+use serve::Destination;
+use shared::Shared;
+use times::Times;
+use upstream::{Network, Pools};
+
+use crate::config::{Dirs, GatewayConfig};
+use crate::error::{Context, Error, Result};
+use crate::plan::{ListenerPurpose, Opened, Transport};
+use crate::policy::Policy;
+use crate::record::{Head, Log};
+use crate::store::Store;
+use crate::vault::{Master, Vault};
+
+/// Connections of a run that are served at once, unless configured. The rest
+/// waits in the kernel's backlog, so that memory stays bounded.
+const CONNECTIONS: usize = 128;
+/// Requests of a run that may wait for a person at once, each with up to 1 MiB
+/// of its body.
+const HELD: usize = 16;
+/// Threads for name lookups and the store.
+const BLOCKING_THREADS: usize = 8;
+/// Real name lookups at once, for runs with a network of their own.
+const LOOKUPS: usize = 16;
+
+/// What a run's gateway needs; resolved before the run.
+pub struct Setup {
+    /// The group whose agent it is.
+    pub group: String,
+    /// What may leave.
+    pub policy: Arc<Policy>,
+    /// Whether TLS is opened.
+    pub inspection: Inspection,
+    /// How DNS is answered.
+    pub answers: Answers,
+    /// The configuration.
+    pub config: GatewayConfig,
+    /// Where secrets are sealed.
+    pub vault: Vault,
+    /// belljar's directories.
+    pub dirs: Dirs,
+    /// Whom origins are verified by.
+    pub roots: Roots,
+    /// OneCLI's proxy, when it is the vault.
+    pub parent: Option<ParentProxy>,
+}
+
+/// What the gateway's thread says.
+#[derive(Debug)]
+pub enum Said {
+    /// It serves.
+    Serving,
+    /// It cannot go on; nothing leaves any more.
+    Failed(Error),
+}
+
+/// A run's gateway, in its thread.
+pub struct Gateway {
+    listeners: Option<oneshot::Sender<Vec<(Opened, OwnedFd)>>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: JoinHandle<Option<Head>>,
+}
+
+impl Gateway {
+    /// Begins to prepare it; `master` opens the secrets. `say` is called from
+    /// the gateway's thread.
+    pub fn start(setup: Setup, run: &str, master: Master, say: impl Fn(Said) + Send + 'static) -> Self {
+        let (listeners, listeners_receiver) = oneshot::channel();
+        let (stop, stop_receiver) = oneshot::channel();
+        let run = run.to_owned();
+        let thread = std::thread::spawn(move || {
+            let failed = |error: Error| {
+                say(Said::Failed(error));
+                None
+            };
+            let (fatal, fatal_receiver) = unbounded_channel();
+            let shared = match prepare(setup, run, &master, fatal) {
+                Ok(shared) => Arc::new(shared),
+                Err(error) => return failed(error),
+            };
+            drop(master);
+            match serve_until(&shared, listeners_receiver, stop_receiver, fatal_receiver, &say) {
+                Ok(()) => shared.log.finish().map_or_else(failed, Some),
+                Err(error) => failed(error),
+            }
+        });
+        Self { listeners: Some(listeners), stop: Some(stop), thread }
+    }
+
+    /// Hands the listeners over; `Said::Serving` follows.
+    pub fn serve(&mut self, listeners: Vec<(Opened, OwnedFd)>) {
+        if let Some(sender) = self.listeners.take() {
+            // A gateway that has failed has said so.
+            let _ = sender.send(listeners);
+        }
+    }
+
+    /// Ends it, and the record; returns the record's head.
+    pub fn stop(mut self) -> Result<Option<Head>> {
+        drop(self.listeners.take());
+        drop(self.stop.take());
+        self.thread.join().map_err(|_| Error::failed("the gateway's thread has panicked"))
+    }
+}
+
+/// Everything that can fail before the first connection.
+fn prepare(
+    setup: Setup,
+    run: String,
+    master: &Master,
+    fatal: tokio::sync::mpsc::UnboundedSender<Error>,
+) -> Result<Shared> {
+    let secrets = match &setup.parent {
+        Some(_) => Vec::new(),
+        None => setup.vault.open(master, &setup.group)?,
+    };
+    let more = setup.parent.as_ref().map(ParentProxy::needles).unwrap_or_default();
+    let secrets = Secrets::new(secrets, &more)?;
+    let authority = Authority::open(&AuthorityFiles::new(&setup.dirs), &setup.vault, master)?;
+    let times = Times::new(&setup.config);
+    let network = Arc::new(Network::new(
+        Arc::clone(&setup.policy),
+        &setup.roots,
+        authority.certificate(),
+        times,
+        setup.parent.clone(),
+    )?);
+    Ok(Shared {
+        log: Log::create(&setup.dirs, &run, &setup.group)?,
+        store: Arc::new(Store::open(&setup.dirs)?),
+        run,
+        group: setup.group,
+        policy: setup.policy,
+        inspection: setup.inspection,
+        secrets,
+        authority,
+        pools: Pools::new(Arc::clone(&network), times.idle),
+        network,
+        answers: setup.answers,
+        lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        times,
+        approval_command: setup.config.approval_command,
+        parent: setup.parent,
+        held: Arc::new(Semaphore::new(HELD)),
+        places: Arc::new(Semaphore::new(setup.config.connections.unwrap_or(CONNECTIONS))),
+        names: Mutex::default(),
+        fatal,
+    })
+}
+
+fn serve_until(
+    shared: &Arc<Shared>,
+    listeners: oneshot::Receiver<Vec<(Opened, OwnedFd)>>,
+    stop: oneshot::Receiver<()>,
+    mut fatal: UnboundedReceiver<Error>,
+    say: &(impl Fn(Said) + Send),
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .step(|| "start the gateway's event loop".to_owned())?;
+    let result = runtime.block_on(async {
+        let Ok(listeners) = listeners.await else {
+            return Ok(());
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        for (opened, socket) in listeners {
+            listen(&mut tasks, opened, socket, shared)?;
+        }
+        say(Said::Serving);
+        tokio::select! {
+            _ = stop => Ok(()),
+            Some(error) = fatal.recv() => Err(error),
+            Some(ended) = tasks.join_next() => Err(match ended {
+                Ok(Ok(())) => Error::failed("a listener of the gateway has ended"),
+                Ok(Err(error)) => error,
+                Err(error) => Error::failed("a listener of the gateway has failed").because(error),
+            }),
+        }
+    });
+    // Connections that are still there go with it, each with its line of the
+    // record. A name lookup that hangs is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Serves one listener.
+fn listen(
+    tasks: &mut tokio::task::JoinSet<Result<()>>,
+    opened: Opened,
+    socket: OwnedFd,
+    shared: &Arc<Shared>,
+) -> Result<()> {
+    let shared = Arc::clone(shared);
+    let listener = opened.listener;
+    if listener.transport == Transport::Udp {
+        tasks.spawn(dns::serve_udp(socket, shared));
+        return Ok(());
+    }
+    let step = move || format!("serve port {}", listener.port);
+    let socket = TcpListener::from_std(StdListener::from(socket)).step(step)?;
+    tasks.spawn(async move {
+        loop {
+            // A place first: what cannot be served stays in the backlog.
+            let place = Arc::clone(&shared.places).acquire_owned().await.step(step)?;
+            match socket.accept().await {
+                Ok((stream, _)) => {
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(async move {
+                        let _ = stream.set_nodelay(true);
+                        one(stream, listener.purpose, shared).await;
+                        drop(place);
+                    });
+                }
+                // A connection that was gone before it was accepted, or no
+                // descriptors for the moment (accept(2)).
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            }
+        }
+    });
+    Ok(())
+}
+
+/// One connection, by what its listener is for.
+async fn one(stream: TcpStream, purpose: ListenerPurpose, shared: Arc<Shared>) {
+    match purpose {
+        ListenerPurpose::Proxy => serve::proxy(stream, shared).await,
+        ListenerPurpose::Dns => dns::serve_tcp(stream, shared).await,
+        ListenerPurpose::Http | ListenerPurpose::Https | ListenerPurpose::Tcp => {
+            // The address that was meant: every address is local in there.
+            if let Ok(meant) = stream.local_addr() {
+                let destination = Destination::of_address(meant.ip(), meant.port(), &shared);
+                serve::connection(stream, destination, shared).await;
+            }
+        }
+    }
+}

@@ -20,6 +20,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
 
+use super::network;
 use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::replaced::Replaced;
 use super::staging::{self, staged};
@@ -28,7 +29,8 @@ use super::verify;
 use crate::backend::{self, Start};
 use crate::bundle::{Places, render};
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Plan, read_mountinfo};
+use crate::gateway::Trust;
+use crate::plan::{EgressMode, Plan, read_mountinfo};
 use crate::sys;
 
 /// How long the runtime may take until the init reports.
@@ -51,6 +53,8 @@ pub struct Inheritance<'a> {
     pub stdio: Option<[OwnedFd; 3]>,
     /// Rows and columns of the caller's window.
     pub window: Option<(u16, u16)>,
+    /// What the agent's programs trust; none without a gateway.
+    pub trust: Option<&'a Trust>,
 }
 
 /// Runs to the end of the container. Every error goes to the supervisor.
@@ -84,13 +88,18 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".to_owned())?;
     }
     become_namespace_root()?;
+    if given.plan.egress.helper.is_some() {
+        // pasta looks up the namespaces in /proc, which the change of ids closed.
+        nix::sys::prctl::set_dumpable(true).step(|| "let pasta find the namespaces".to_owned())?;
+    }
     die_with_supervisor(given.supervisor.as_fd())?;
     steps.end("wait for id maps");
     staging::prepare()?;
     sys::loopback_up().step(|| "bring the loopback interface up".to_owned())?;
+    open_listeners(given)?;
     let detached = receive_mounts(channel)?;
     steps.end("namespaces");
-    let places = staging::fill(given.plan, detached)?;
+    let places = staging::fill(given.plan, given.trust, detached)?;
     steps.end("staging");
     let identity = &given.plan.identity;
     let spec_places = Places {
@@ -114,7 +123,7 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     setsockopt(&ours, sockopt::PassCred, &true).step(|| "ask for the init's identity".to_owned())?;
     let theirs_inode = verify::inode_of(&theirs)?;
     let console = given.plan.terminal.then(console_listener).transpose()?;
-    let mut container = Container { runtime: start_runtime(given, theirs)?, handshake: ours };
+    let mut container = Container { runtime: start_runtime(given, theirs)?, handshake: ours, gateway_serves: false };
     let ready = container.wait_until_ready(given, console.as_ref(), channel)?;
     steps.end("runtime");
     let facts = verify::Facts {
@@ -130,12 +139,31 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
         return Err(container.kill_because(error));
     }
     steps.end("verify");
+    if !given.plan.egress.listeners.is_empty() {
+        container.wait_for_gateway(channel)?;
+        steps.end("wait for the gateway");
+    }
     report.steps = steps.into_list();
     let replaced = Replaced::remember(given.plan, ready.pid)?;
     channel.send(&FromLauncher::Started(report), &[])?;
     send(container.handshake.as_raw_fd(), b"GO", MsgFlags::MSG_NOSIGNAL)
         .step(|| "give the init the word to go on".to_owned())?;
     container.watch(ready.pid, channel, replaced)
+}
+
+/// Opens the sockets that the gateway serves, and hands them over.
+fn open_listeners(given: &Inheritance<'_>) -> Result<()> {
+    let egress = &given.plan.egress;
+    if egress.listeners.is_empty() {
+        return Ok(());
+    }
+    if egress.mode == EgressMode::Gateway {
+        network::catch_all()?;
+    }
+    let opened = network::open(&egress.listeners)?;
+    let (what, sockets): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+    let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    given.channel.send(&FromLauncher::Listeners(what), &borrowed)
 }
 
 /// uid and gid 0 of the own namespace, no other groups. Only a caller that is
@@ -223,6 +251,7 @@ enum InitSays {
 struct Container {
     runtime: Child,
     handshake: OwnedFd,
+    gateway_serves: bool,
 }
 
 impl Container {
@@ -284,9 +313,25 @@ impl Container {
         }
     }
 
+    /// Nothing may run before something answers on the listeners.
+    fn wait_for_gateway(&mut self, channel: &Channel) -> Result<()> {
+        while !self.gateway_serves {
+            match channel.receive::<ToLauncher>()? {
+                Some((ToLauncher::Proceed, _)) => self.gateway_serves = true,
+                Some((ToLauncher::Refresh(_), _)) => {}
+                _ => return Err(self.kill_because(Error::failed("the run was ended before the agent began"))),
+            }
+        }
+        Ok(())
+    }
+
     fn obey_before_start(&mut self, channel: &Channel) -> Result<()> {
         match channel.receive::<ToLauncher>()? {
             Some((ToLauncher::Refresh(_), _)) => Ok(()),
+            Some((ToLauncher::Proceed, _)) => {
+                self.gateway_serves = true;
+                Ok(())
+            }
             _ => Err(self.kill_because(Error::failed("the run was ended before the agent began"))),
         }
     }
@@ -383,7 +428,7 @@ impl Container {
                 // A name that could not be refreshed stays as old as it is.
                 let _ = staging::refresh(index);
             }
-            ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd => {}
+            ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd | ToLauncher::Proceed => {}
         }
         Ok(())
     }

@@ -5,6 +5,9 @@ mod cgroup;
 mod idmap;
 mod janitor;
 mod launcher;
+mod network;
+mod outgoing;
+mod pasta;
 mod protocol;
 mod refresh;
 mod relay;
@@ -24,20 +27,24 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::config::{Dirs, create_private};
+use crate::config::{Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::gateway::Trust;
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
 use crate::sys;
 
 pub use cgroup::remove as remove_cgroup;
 pub use janitor::Janitor;
+pub use pasta::end as end_pasta;
 pub use protocol::Report;
 pub use supervise::{Cause, Outcome};
 pub use terminal::caller_has_terminal;
 
 use cgroup::Cgroup;
 use launcher::Inheritance;
+use outgoing::Outgoing;
+use pasta::Pasta;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
 
@@ -61,13 +68,15 @@ pub struct RunOptions {
 }
 
 /// Runs the plan to its end; returns the exit code for the caller.
-pub fn run(resolved: Resolved, dirs: &Dirs, options: &RunOptions) -> Result<u8> {
+pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOptions) -> Result<u8> {
     let begun = Instant::now();
     let mut steps = Steps::begin();
     let copy = match &options.receipt {
         Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
         None => None,
     };
+    let outgoing = Outgoing::prepare(&mut resolved, caller, dirs)?;
+    steps.end("authorities");
     for directory in &resolved.needed {
         create_private(directory)?;
     }
@@ -77,8 +86,8 @@ pub fn run(resolved: Resolved, dirs: &Dirs, options: &RunOptions) -> Result<u8> 
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
-    let mut made = Made { directory, cgroup: None, launcher: None, janitor };
-    let result = made.carry_out(&resolved, dirs, &receipt, &mut steps);
+    let mut made = Made { directory, cgroup: None, launcher: None, pasta: None, janitor };
+    let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps);
     match &result {
         Ok(outcome) => receipt.end(outcome),
         Err(error) => receipt.fail(error),
@@ -106,26 +115,43 @@ struct Made {
     directory: RunDirectory,
     cgroup: Option<Cgroup>,
     launcher: Option<Launcher>,
+    pasta: Option<Pasta>,
     janitor: Janitor,
 }
 
 impl Made {
     /// Starts the launcher, and supervises it to the end. The receipt is
     /// written while the launcher is at work.
-    fn carry_out(&mut self, resolved: &Resolved, dirs: &Dirs, receipt: &Receipt, steps: &mut Steps) -> Result<Outcome> {
+    fn carry_out(
+        &mut self,
+        resolved: &Resolved,
+        mut outgoing: Option<Outgoing>,
+        dirs: &Dirs,
+        receipt: &Receipt,
+        steps: &mut Steps,
+    ) -> Result<Outcome> {
         self.cgroup = Cgroup::create(&resolved.plan.limits, self.directory.id())?;
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
-        let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
+        let trust = outgoing.as_ref().map(|outgoing| &outgoing.trust);
+        let (launcher, channel) =
+            Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side, trust)?;
+        let helper = resolved.plan.egress.helper.clone();
+        self.pasta = helper.map(|program| Pasta::new(program, launcher.pid, self.directory.path()));
         self.launcher = Some(launcher);
         steps.end("launcher");
         receipt.write(dirs)?;
         steps.end("receipt");
-        supervise::supervise(resolved, channel, own_side)
+        if let Some(outgoing) = &mut outgoing {
+            outgoing.unlock()?;
+        }
+        let outgoing = outgoing.map(|outgoing| (outgoing, self.directory.id()));
+        supervise::supervise(resolved, channel, own_side, (outgoing, self.pasta.as_ref()))
     }
 
     /// Undoes what was made, all of it, whatever fails on the way.
     fn tear_down(self) -> Vec<Error> {
+        drop(self.pasta);
         drop(self.launcher);
         let cgroup = self.cgroup.map_or(Ok(()), Cgroup::remove);
         let directory = self.directory.remove();
@@ -166,6 +192,7 @@ impl Launcher {
         run: &str,
         cgroup: Option<&Cgroup>,
         stdio: Option<[OwnedFd; 3]>,
+        trust: Option<&Trust>,
     ) -> Result<(Self, Channel)> {
         let plan = &resolved.plan;
         // Before the launcher is there: both would contend for the kernel's lock
@@ -178,7 +205,7 @@ impl Launcher {
         let window = if plan.terminal { terminal::window_size() } else { None };
         let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
             .step(|| "watch the supervisor".to_owned())?;
-        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window });
+        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window, trust });
         let mut flags = NAMESPACES;
         // A cgroup namespace has the cgroup of its making as its root: with a
         // cgroup of the run's own it is made after the launcher was moved there.
@@ -243,6 +270,7 @@ impl Receipt {
     fn end(&mut self, outcome: &Outcome) {
         self.finish(Status::Ended, outcome.cause.describe(), Some(outcome.exit_code));
         self.verify = outcome.report.clone();
+        self.requests = outcome.requests.clone();
     }
 
     fn fail(&mut self, error: &Error) {

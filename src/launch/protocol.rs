@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::plan::Opened;
 use crate::sys;
 
 /// Longest message, in bytes; below the kernel's default send buffer.
@@ -29,6 +30,8 @@ pub enum ToLauncher {
     Mounts(Vec<usize>),
     /// All detached mounts are sent.
     MountsEnd,
+    /// The gateway serves: the agent may begin.
+    Proceed,
     /// Pass the signal on to the agent.
     Signal(i32),
     /// Kill the container.
@@ -40,6 +43,8 @@ pub enum ToLauncher {
 /// What the launcher says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromLauncher {
+    /// The listening sockets of the sealed network come with this message.
+    Listeners(Vec<Opened>),
     /// The terminal's master side comes with this message.
     Terminal,
     /// The container is as planned, and the agent has the word to go on.

@@ -15,6 +15,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use super::idmap::RUNTIME;
 use crate::bundle::{Place, write_own_files, write_root, write_shadows};
 use crate::error::{Context, Error, Result};
+use crate::gateway::Trust;
 use crate::plan::{FileId, Mount, MountKind, Plan, identify, open_without_links};
 use crate::sys::{self, MountAttributes};
 
@@ -61,9 +62,9 @@ pub fn prepare() -> Result<()> {
 
 /// Puts everything of the plan into the staging area; returns where each mount
 /// lies. `detached` are mounts that the supervisor, real root, made beforehand.
-pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
+pub fn fill(plan: &Plan, trust: Option<&Trust>, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
     write_root(plan, &staged("bundle/rootfs"))?;
-    write_own_files(plan, &staged("belljar"))?;
+    write_own_files(plan, trust, &staged("belljar"))?;
     if plan.runtime.staged {
         stage_runtime(plan, detached.remove(&RUNTIME))?;
     }

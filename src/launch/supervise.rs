@@ -10,12 +10,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
+use super::outgoing::Outgoing;
+use super::pasta::Pasta;
 use super::protocol::{Channel, FromLauncher, Report, ToLauncher};
 use super::refresh::{self, Watched};
 use super::relay::{self, Budget, OwnSide, Relays};
 use super::terminal::AgentTerminal;
 use crate::error::{Context, EXIT_REFUSED, EXIT_TIMEOUT, Error, Result};
+use crate::gateway::{Gateway, Said};
 use crate::plan::{MountKind, Resolved};
+use crate::record::Head;
 
 /// How long the agent may take to end after a signal, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -31,6 +35,8 @@ pub enum Event {
     Signal(Signal),
     /// The caller's window has another size.
     Resize,
+    /// The gateway serves, or cannot go on.
+    Gateway(Said),
     /// A message of the launcher with its descriptors; `None` when it is gone.
     Launcher(Result<Option<(FromLauncher, Vec<OwnedFd>)>>),
 }
@@ -79,11 +85,18 @@ pub struct Outcome {
     pub cause: Cause,
     /// What verify compared.
     pub report: Option<Report>,
+    /// Count and end of the record of requests.
+    pub requests: Option<Head>,
 }
 
 /// Supervises the container to its end, and returns when all of its output has
 /// been passed on.
-pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>) -> Result<Outcome> {
+pub fn supervise(
+    resolved: &Resolved,
+    channel: Channel,
+    stdio: Option<OwnSide>,
+    (outgoing, pasta): (Option<(Outgoing, &str)>, Option<&Pasta>),
+) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -92,10 +105,11 @@ pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>) 
     let (sender, events) = unbounded_channel();
     let result = runtime.block_on(async {
         listen(&sender, resolved.plan.terminal)?;
-        let mut supervisor = Supervisor::new(resolved, channel, stdio, sender)?;
+        let gateway = outgoing.and_then(|(outgoing, run)| outgoing.start(run, sender.clone()));
+        let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), sender)?;
         let ended = supervisor.run(resolved, events).await;
-        supervisor.finish();
-        ended
+        let requests = supervisor.finish();
+        ended.and_then(|outcome| Ok(Outcome { requests: requests?, ..outcome }))
     });
     runtime.shutdown_background();
     result
@@ -143,7 +157,7 @@ fn listen(sender: &UnboundedSender<Event>, terminal: bool) -> Result<()> {
     Ok(())
 }
 
-struct Supervisor {
+struct Supervisor<'a> {
     channel: Arc<Channel>,
     relays: Option<Relays>,
     terminal: Option<AgentTerminal>,
@@ -155,13 +169,19 @@ struct Supervisor {
     not_executed: Option<i32>,
     kill_at: Option<Instant>,
     watched: Vec<Watched>,
+    gateway: Option<Gateway>,
+    /// What gives the run a network of its own.
+    pasta: Option<&'a Pasta>,
+    /// Why the gateway cannot go on; the run is ended then.
+    gateway_failed: Option<Error>,
 }
 
-impl Supervisor {
+impl<'a> Supervisor<'a> {
     fn new(
         resolved: &Resolved,
         channel: Channel,
         stdio: Option<OwnSide>,
+        (gateway, pasta): (Option<Gateway>, Option<&'a Pasta>),
         events: UnboundedSender<Event>,
     ) -> Result<Self> {
         let channel = Arc::new(channel);
@@ -186,6 +206,9 @@ impl Supervisor {
             not_executed: None,
             kill_at: None,
             watched,
+            gateway,
+            pasta,
+            gateway_failed: None,
         })
     }
 
@@ -221,6 +244,9 @@ impl Supervisor {
     /// One message of the launcher; the outcome when it was the last.
     fn hear(&mut self, resolved: &Resolved, said: Option<(FromLauncher, Vec<OwnedFd>)>) -> Result<Option<Outcome>> {
         let Some((message, descriptors)) = said else {
+            if let Some(error) = self.gateway_failed.take() {
+                return Err(error);
+            }
             return match self.ending.take() {
                 Some(cause) => Ok(Some(self.outcome(cause, EXIT_KILLED))),
                 None => Err(Error::failed("the launcher ended without a word")
@@ -228,6 +254,15 @@ impl Supervisor {
             };
         };
         match message {
+            FromLauncher::Listeners(opened) => {
+                if let Some(pasta) = self.pasta {
+                    pasta.start()?;
+                }
+                let listeners = opened.into_iter().zip(descriptors).collect();
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.serve(listeners);
+                }
+            }
             FromLauncher::Terminal => {
                 let master =
                     descriptors.into_iter().next().ok_or_else(|| Error::failed("the launcher sent no terminal"))?;
@@ -241,6 +276,9 @@ impl Supervisor {
                 }
             }
             FromLauncher::NotExecuted(errno) => self.not_executed = Some(errno),
+            FromLauncher::Ended { .. } if self.gateway_failed.is_some() => {
+                return self.gateway_failed.take().map_or(Ok(None), Err);
+            }
             FromLauncher::Ended { wait_status, runtime_code } => {
                 return Ok(Some(self.conclude(resolved, wait_status, runtime_code)));
             }
@@ -260,6 +298,14 @@ impl Supervisor {
                 self.say(&ToLauncher::Kill)
             }
             Event::Launcher(_) => Ok(()),
+            Event::Gateway(Said::Serving) => self.say(&ToLauncher::Proceed),
+            Event::Gateway(Said::Failed(error)) if self.report.is_none() => Err(error),
+            Event::Gateway(Said::Failed(error)) => {
+                let failed = Error::failed("the gateway cannot go on; the run was ended").because(&error.what);
+                let failed = error.causes.iter().fold(failed, Error::because);
+                self.gateway_failed.get_or_insert(Error { hint: error.hint, ..failed });
+                self.say(&ToLauncher::Kill)
+            }
             Event::Signal(signal) if self.report.is_none() => {
                 self.early = Some(signal);
                 self.arm();
@@ -323,16 +369,18 @@ impl Supervisor {
     }
 
     fn outcome(&mut self, cause: Cause, exit_code: u8) -> Outcome {
-        Outcome { exit_code, cause, report: self.report.take() }
+        Outcome { exit_code, cause, report: self.report.take(), requests: None }
     }
 
-    fn finish(self) {
+    /// Passes on what is left, and ends the gateway; the head of its record.
+    fn finish(self) -> Result<Option<Head>> {
         if let Some(relays) = self.relays {
             relays.finish();
         }
         if let Some(terminal) = self.terminal {
             terminal.finish();
         }
+        self.gateway.map_or(Ok(None), Gateway::stop)
     }
 }
 

@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::command::Program;
+use super::egress::GatewayParts;
 use super::mounts::{Mounts, Options, Surroundings};
 use super::own::{OwnPlaces, real_path};
 use super::request::{Access, MountArgument, Request};
 use super::source::{absolute, check_characters};
 use super::{
-    Allowlist, BELLJAR_DIR, Blocked, Egress, EgressMode, HOME, Limits, MountKind, Plan, Seccomp, Trust, environment,
-    identity, limits, read_mountinfo,
+    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, MountKind, Plan, Seccomp, Trust, egress, environment, identity,
+    limits, read_mountinfo,
 };
 use crate::backend;
 use crate::bundle::seccomp;
@@ -36,6 +37,8 @@ pub struct Resolved {
     pub needed: Vec<PathBuf>,
     /// The group.
     pub group: Group,
+    /// What the gateway works by; none with `--egress none`.
+    pub gateway: Option<GatewayParts>,
 }
 
 /// Resolves the request; nothing on the host is changed.
@@ -53,11 +56,12 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     )?;
     let rootfs_name =
         request.rootfs.as_deref().or(group_config.rootfs.as_deref()).or(config.run.rootfs.as_deref()).unwrap_or("host");
-    let egress = request.egress.or(group_config.egress).or(config.run.egress).unwrap_or_default();
+    let mode = request.egress.or(group_config.egress).or(config.run.egress).unwrap_or_default();
+    let way = egress::resolve(mode, &group, &config, caller, dirs)?;
 
     let around = Surroundings {
         caller,
-        own: OwnPlaces::new(dirs),
+        own: OwnPlaces::new(dirs, &way.key_files),
         allowlist: &allowlist,
         blocked: Blocked::new(&allowlist.blocked_patterns)?,
         host_mounts: read_mountinfo(Path::new("/proc/self/mountinfo"))?,
@@ -65,6 +69,9 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     };
     let mut mounts = Mounts::default();
     let mut root = rootfs::resolve(rootfs_name, &around, &mut mounts)?;
+    if way.gateway.is_some() {
+        root.trust_bundle();
+    }
     add_private(&mut mounts, request.terminal);
     let needed = add_group(&mut mounts, &group, dirs);
     add_persons(&mut mounts, request, &around, &group_config.mounts)?;
@@ -81,7 +88,8 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     if let Some(path) = &program.path {
         command[0] = path.clone();
     }
-    let environment = environment::resolve(&request.environment, &program.directories, request.terminal)?;
+    let environment =
+        environment::resolve(&request.environment, &program.directories, way.variables, request.terminal)?;
     check_lengths(&command, &environment)?;
     let mut notes = std::mem::take(&mut mounts.notes);
     notes.extend(unenforced(&limits));
@@ -103,7 +111,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         masked_paths: existing(&MASKED),
         readonly_paths: existing(&READONLY),
         environment,
-        egress: egress_of(egress),
+        egress: way.egress,
         limits,
         seccomp: Seccomp { profile: "default".to_owned(), sha256: seccomp::digest(), allowed: profile.allowed() },
         runtime,
@@ -111,7 +119,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     };
     let sources =
         mounts.sources.into_iter().enumerate().filter_map(|(index, source)| Some((index, source?.file))).collect();
-    Ok(Resolved { plan, sources, needed, group })
+    Ok(Resolved { plan, sources, needed, group, gateway: way.gateway })
 }
 
 /// Paths of /proc that tell about the host, or that a program could hurt it with.
@@ -273,16 +281,6 @@ fn add_persons(
         targets.push(mounts.list[index].target.clone());
     }
     mounts.check_targets(&targets)
-}
-
-fn egress_of(mode: EgressMode) -> Egress {
-    let means = match mode {
-        EgressMode::Gateway => {
-            "nothing can leave: the network is sealed, and this version has no gateway listeners yet"
-        }
-        EgressMode::None => "nothing can leave: the network is sealed",
-    };
-    Egress { mode, means: means.to_owned() }
 }
 
 fn unenforced(limits: &Limits) -> Vec<String> {

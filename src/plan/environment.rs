@@ -8,7 +8,12 @@ use super::{HOME, Variable};
 use crate::error::{Error, Result};
 
 /// Builds the environment; `asked` is `KEY=VALUE` or `KEY`, and wins.
-pub fn resolve(asked: &[String], program_directories: &[String], terminal: bool) -> Result<Vec<Variable>> {
+pub fn resolve(
+    asked: &[String],
+    program_directories: &[String],
+    of_egress: Vec<Variable>,
+    terminal: bool,
+) -> Result<Vec<Variable>> {
     let mut path: Vec<&str> = program_directories.iter().map(String::as_str).collect();
     path.extend(SYSTEM_PATH);
     path.dedup();
@@ -26,6 +31,7 @@ pub fn resolve(asked: &[String], program_directories: &[String], terminal: bool)
         variable("GIT_CONFIG_KEY_0", "core.checkStat", "git must not compare owners"),
         variable("GIT_CONFIG_VALUE_0", "minimal", "git must not compare owners"),
     ];
+    variables.extend(of_egress);
     if terminal {
         let term = env::var("TERM").ok().filter(|term| {
             !term.is_empty() && term.len() < 64 && term.chars().all(|c| c.is_ascii_alphanumeric() || "-_+.".contains(c))
@@ -42,7 +48,8 @@ pub fn resolve(asked: &[String], program_directories: &[String], terminal: bool)
     Ok(variables)
 }
 
-fn variable(name: &str, value: &str, reason: &str) -> Variable {
+/// A variable of the plan.
+pub fn variable(name: &str, value: &str, reason: &str) -> Variable {
     Variable { name: name.to_owned(), value: value.to_owned(), reason: reason.to_owned() }
 }
 

@@ -1,4 +1,4 @@
-//! No mount may contain belljar's own directories, or lie in them.
+//! No mount may contain belljar's own directories or key files, or lie in them.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ pub struct OwnPlaces {
 }
 
 impl OwnPlaces {
-    /// Reads where the directories are now; those that are not there yet are
+    /// Reads where the directories and key files are now; those that are not there yet are
     /// compared by path, and by the identity of the parents that exist.
-    pub fn new(dirs: &Dirs) -> Self {
-        let places = dirs.all().into_iter().map(|place| {
+    pub fn new(dirs: &Dirs, key_files: &[PathBuf]) -> Self {
+        let places = dirs.all().into_iter().chain(key_files.iter().map(PathBuf::as_path)).map(|place| {
             let real = real_path(place);
             let identities =
                 real.ancestors().filter_map(|ancestor| identify(open_without_links(ancestor).ok()?).ok()).collect();
@@ -38,7 +38,7 @@ impl OwnPlaces {
                 continue;
             };
             return Err(Error::refused(format!("mount {}", source.path.display()))
-                .because(format!("it {refusal} belljar's own directory {}, which no agent may see", place.display()))
+                .because(format!("it {refusal} belljar's own {}, which no agent may see", place.display()))
                 .hint("mount a directory below it, or one elsewhere"));
         }
         Ok(())

@@ -128,6 +128,8 @@ pub enum EgressMode {
     Gateway,
     /// Not at all.
     None,
+    /// By the gateway, and by a network of the run's own beside it.
+    Open,
 }
 
 impl EgressMode {
@@ -136,6 +138,7 @@ impl EgressMode {
         match self {
             Self::Gateway => "gateway",
             Self::None => "none",
+            Self::Open => "open",
         }
     }
 }
@@ -147,7 +150,8 @@ impl FromStr for EgressMode {
         match text {
             "gateway" => Ok(Self::Gateway),
             "none" => Ok(Self::None),
-            other => Err(Error::usage(format!("egress `{other}` is not known: gateway or none"))),
+            "open" => Ok(Self::Open),
+            other => Err(Error::usage(format!("egress `{other}` is not known: gateway, open or none"))),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Content, Mount, MountKind, Plan, RootKind, ShadowKind, Trust};
+use super::{Content, Mount, MountKind, Plan, RootKind, ShadowKind, Transport, Trust};
 use crate::error::printable;
 
 impl Plan {
@@ -44,6 +44,20 @@ impl Plan {
         };
         line("root", &root, &format!("{} generated entries", self.root.generated.len()));
         line("egress", self.egress.mode.name(), &self.egress.means);
+        if let Some(inspected) = &self.egress.inspection {
+            line("egress", if inspected.opened { "TLS is opened" } else { "TLS is not opened" }, &inspected.reason);
+        }
+        for secret in &self.egress.secrets {
+            line("secret", &secret.name, &format!("added by the gateway for {}", secret.goes_to.join(", ")));
+        }
+        if !self.egress.listeners.is_empty() {
+            let ports = |transport| {
+                let ports = self.egress.listeners.iter().filter(|listener| listener.transport == transport);
+                ports.map(|listener| listener.port.to_string()).collect::<Vec<_>>().join(" ")
+            };
+            let all = format!("TCP {}, UDP {}", ports(Transport::Tcp), ports(Transport::Udp));
+            line("listen", &all, "what the gateway serves inside; every other port is closed");
+        }
         self.explain_limits(&mut line);
         for mount in &self.mounts {
             if !matches!(mount.kind, MountKind::DevNull | MountKind::Empty) {

@@ -11,7 +11,7 @@ use crate::plan::{Content, Mounts, RootKind, Surroundings};
 const COMPATIBILITY: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// Where distributions keep the certificates of public authorities.
-const CA_BUNDLES: [&str; 4] = [
+pub const CA_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::plan::Mounts;
-use crate::plan::{Content, Generated, Root, RootKind, Surroundings, absolute};
+use crate::plan::{BELLJAR_DIR, Content, Generated, Root, RootKind, Surroundings, absolute};
 
 /// A root filesystem in the making.
 #[derive(Debug)]
@@ -77,6 +77,15 @@ impl RootBuilder {
         self.text("/etc/hosts", "127.0.0.1 localhost belljar\n::1 localhost ip6-localhost ip6-loopback\n");
         // Nothing answers there until the gateway does: names fail at once.
         self.text("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+    }
+
+    /// Lets programs that look in the usual places find the bundle with
+    /// belljar's authority, also without any variable.
+    pub fn trust_bundle(&mut self) {
+        if self.is_host() {
+            self.generated.retain(|entry| entry.path != host::CA_BUNDLES[0]);
+            self.link(host::CA_BUNDLES[0], &format!("{BELLJAR_DIR}/ca-bundle.pem"));
+        }
     }
 
     /// The finished part of the plan.

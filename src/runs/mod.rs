@@ -80,6 +80,11 @@ impl RunDirectory {
         &self.id
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Removes it.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.path).step(|| format!("remove {}", self.path.display()))
@@ -167,6 +172,7 @@ fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
         }
         receipt::remove_unfinished(dirs, &state.run);
     }
+    crate::launch::end_pasta(path);
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).step(|| format!("remove {}", path.display()))

@@ -12,6 +12,7 @@ use crate::config::Dirs;
 use crate::error::{Context, Error, Result};
 use crate::launch::Report;
 use crate::plan::Plan;
+use crate::record::Head;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,6 +53,9 @@ pub struct Receipt {
     pub verify: Option<Report>,
     /// What failed.
     pub error: Option<Error>,
+    /// Where the record of requests ends; none when there is no record, or no
+    /// end of it yet.
+    pub requests: Option<Head>,
     /// SHA-256 of the plan's canonical text.
     pub plan_sha256: String,
     /// The plan.
@@ -77,6 +81,7 @@ impl Receipt {
             not_in_force: memory.into_iter().chain(cpus).collect(),
             verify: None,
             error: None,
+            requests: None,
             plan_sha256: plan.digest(),
             plan: plan.clone(),
         }

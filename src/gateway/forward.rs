@@ -1,0 +1,450 @@
+//! One request: agreement of names, the path as it will be sent, the rules, the
+//! secrets, and the way to the origin and back.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+
+use super::approval;
+use super::body::{Body, BodyError, Counted};
+use super::exchange::{Direction, Exchange};
+use super::inject::Choice;
+use super::redact::{Coding, Decoded, Needles, RedactedBody, mask_headers};
+use super::refusal::Refusal;
+use super::shared::Shared;
+use super::upstream::Versions;
+use super::{send, websocket};
+use crate::policy::{Action, Authority, Host, NormalPath, Query, check_method};
+use crate::record::{Entry, Kind};
+use crate::store::Taken;
+
+/// What the connection says of its requests.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// The host that the connection was made for; a request must name the same.
+    /// `None` for a raw connection to an address on port 80: there the request
+    /// says it.
+    pub host: Option<Host>,
+    /// The port that the connection was made for.
+    pub port: u16,
+}
+
+/// How the origin is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// In clear; never with a secret.
+    Http,
+    /// Over verified TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// A request that has been understood: where it goes, in one form.
+pub struct Judged {
+    /// The origin.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// The path as it is judged and sent.
+    pub path: NormalPath,
+    /// The query as the agent sent it.
+    pub query: Option<String>,
+    /// The method.
+    pub method: Method,
+}
+
+impl Judged {
+    /// `host`, or `host:port` where the port is not the scheme's.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host_text()
+        } else {
+            format!("{}:{}", self.host_text(), self.port)
+        }
+    }
+
+    fn host_text(&self) -> String {
+        match &self.host {
+            Host::V6(address) => format!("[{address}]"),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Answers one request of the agent.
+pub async fn answer(
+    request: Request<Incoming>,
+    scope: Arc<Scope>,
+    shared: Arc<Shared>,
+) -> Result<Response<Body>, Infallible> {
+    let entry = Entry {
+        method: Some(request.method().to_string()),
+        scheme: Some(scope.scheme.name().to_owned()),
+        host: scope.host.as_ref().map(Host::to_string),
+        port: Some(scope.port),
+        ..Entry::new(Kind::Request, SystemTime::now())
+    };
+    let exchange = Exchange::begin(&shared, entry);
+    let response = match pass(request, &scope, &shared, &exchange).await {
+        Ok(response) => response,
+        Err(mut refusal) => {
+            (refusal.reason, _) = shared.secrets.needles().mask_text(&refusal.reason);
+            exchange.note(|entry| {
+                entry.action = Some(refusal.code.to_owned());
+                entry.reason = Some(refusal.reason.clone());
+                if entry.rule.is_none() {
+                    entry.rule = refusal.rule.clone();
+                }
+            });
+            refusal
+                .response(&shared.run)
+                .map(|body| Body::new(Counted::new(body, Arc::clone(&exchange), Direction::Back)))
+        }
+    };
+    exchange.note(|entry| entry.status = Some(response.status().as_u16()));
+    Ok(response)
+}
+
+async fn pass(
+    mut request: Request<Incoming>,
+    scope: &Scope,
+    shared: &Arc<Shared>,
+    exchange: &Arc<Exchange>,
+) -> Result<Response<Body>, Refusal> {
+    let mut judged = understand(&request, scope)?;
+    exchange.note(|entry| {
+        entry.host = Some(judged.host.to_string());
+        entry.path = Some(judged.path.to_string());
+    });
+    let choice = match judged.scheme {
+        Scheme::Https => shared.secrets.choose(&judged.host, judged.port, &judged.path)?,
+        Scheme::Http => Choice::default(),
+    };
+    shared.secrets.check_endpoint(&judged.host, judged.method.as_str(), &judged.path)?;
+    let held = decide(&mut request, (&judged, &choice.names()), shared, exchange).await?;
+
+    let upgrade = wants_websocket(&request)?;
+    let agent_side = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(EXPECT);
+    parts.headers.remove(HOST);
+    let needles = shared.secrets.needles_for(&judged.host).filter(|_| judged.scheme == Scheme::Https);
+    if needles.is_some() {
+        without_pieces(&mut parts.headers);
+    }
+    choice.apply(&mut parts.headers, &mut judged.query)?;
+    if upgrade {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    if let (Some(parent), Scheme::Http) = (&shared.parent, judged.scheme) {
+        parent.authorize(&mut parts.headers);
+    }
+    parts.version = Version::HTTP_11;
+    parts.uri = target(&judged)?;
+    parts.extensions.clear();
+    exchange.note(|entry| entry.secret = (!choice.is_empty()).then(|| choice.names()));
+    let body = match held {
+        Some(read) => Body::new(Counted::new(read.followed_by(body), Arc::clone(exchange), Direction::Out)),
+        None => Body::new(Counted::new(body, Arc::clone(exchange), Direction::Out)),
+    };
+    let versions = if upgrade { Versions::Http1 } else { Versions::Any };
+    let pool = shared.pools.get(&choice.names(), versions);
+    let response = send::send(pool, Request::from_parts(parts, body), shared.times.response).await?;
+    come_back(response, agent_side, needles, shared, exchange)
+}
+
+/// The names agree, and path and method have one reading.
+fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refusal> {
+    let method = request.method().clone();
+    check_method(method.as_str()).map_err(|problem| Refusal::malformed(problem.to_string()))?;
+    if method == Method::TRACE || method == Method::CONNECT {
+        return Err(Refusal {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            ..Refusal::denied(
+                "method_refused",
+                format!("{method} is refused: it shows a request's own headers, or opens a tunnel"),
+            )
+        });
+    }
+    let headers = request.headers();
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Refusal::malformed("the request has both Content-Length and Transfer-Encoding"));
+    }
+    if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        return Err(Refusal::malformed("the request has two Content-Length"));
+    }
+    let mut named: Option<Authority> = None;
+    let hosts = headers.get_all(HOST).iter();
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(Refusal::malformed("the request has two Host headers"));
+    }
+    let host_header = hosts.map(|value| value.to_str().map_err(|_| Refusal::malformed("the Host header is not ASCII")));
+    let in_target = request.uri().authority().map(|authority| Ok(authority.as_str()));
+    for text in in_target.into_iter().chain(host_header) {
+        let mut authority =
+            Authority::parse(text?).map_err(|problem| Refusal::malformed(format!("the request's host: {problem}")))?;
+        authority.port = Some(authority.port.unwrap_or(scope.scheme.default_port()));
+        match &named {
+            Some(first) if *first != authority => {
+                return Err(Refusal::malformed(format!("the request names {first} and {authority}")));
+            }
+            _ => named = Some(authority),
+        }
+    }
+    if let Some(scheme) = request.uri().scheme_str()
+        && scheme != scope.scheme.name()
+    {
+        return Err(Refusal::malformed(format!(
+            "the request's target says {scheme} on a connection for {}",
+            scope.scheme.name()
+        )));
+    }
+    let host = match (&scope.host, named) {
+        (Some(expected), Some(named)) => {
+            if named.host != *expected || named.port != Some(scope.port) {
+                return Err(Refusal::denied(
+                    "names_disagree",
+                    format!("the connection is for {expected} port {}, and the request for {named}", scope.port),
+                )
+                .hint("open a connection of its own to each host"));
+            }
+            named.host
+        }
+        (None, Some(named)) if named.port == Some(scope.port) => named.host,
+        (None, Some(named)) => {
+            return Err(Refusal::denied(
+                "names_disagree",
+                format!("the connection is for port {}, and the request for {named}", scope.port),
+            ));
+        }
+        (_, None) => return Err(Refusal::malformed("the request names no host")),
+    };
+    let uri = request.uri();
+    let path = match uri.path() {
+        "" => "/",
+        "*" => return Err(Refusal::malformed("`*` as a target is for proxies, and goes no further")),
+        path => path,
+    };
+    let path = NormalPath::normalise(path).map_err(|problem| Refusal::malformed(format!("the path: {problem}")))?;
+    let query = uri.query().map(str::to_owned);
+    if query.iter().flat_map(|query| query.bytes()).any(|byte| !byte.is_ascii_graphic()) {
+        return Err(Refusal::malformed("the query has characters that must be percent-encoded"));
+    }
+    Ok(Judged { host, port: scope.port, scheme: scope.scheme, path, query, method })
+}
+
+/// The rules; returns the part of the body that was read for a person.
+async fn decide(
+    request: &mut Request<Incoming>,
+    (judged, secrets): (&Judged, &str),
+    shared: &Arc<Shared>,
+    exchange: &Arc<Exchange>,
+) -> Result<Option<approval::Read>, Refusal> {
+    let now = jiff::Zoned::now();
+    let decision = shared.policy.decide(&Query {
+        group: &shared.group,
+        method: judged.method.as_str(),
+        host: &judged.host,
+        path: &judged.path,
+        now: &now,
+    });
+    exchange.note(|entry| {
+        entry.rule = decision.rule.clone();
+        entry.action = Some(decision.action.to_string());
+    });
+    if decision.action == Action::Deny {
+        let refusal = Refusal { rule: decision.rule, ..Refusal::denied("denied_by_policy", decision.reason) };
+        return Err(if decision.hint.is_empty() { refusal } else { refusal.hint(decision.hint) });
+    }
+    let rule = decision.rule.unwrap_or_default();
+    if let Some(rate) = decision.rate {
+        let (store, group, name) = (Arc::clone(&shared.store), shared.group.clone(), rule.clone());
+        let taken = tokio::task::spawn_blocking(move || store.take(&group, &name, rate.count, rate.per)).await;
+        match taken {
+            Ok(Ok(Taken::Granted)) => {}
+            Ok(Ok(Taken::Exhausted { retry_after })) => {
+                return Err(Refusal {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    rule: Some(rule.clone()),
+                    retry_after: Some(retry_after),
+                    ..Refusal::denied("rate_limited", format!("rule `{rule}` lets {rate} pass, and they have passed"))
+                }
+                .hint("wait, or a person can raise the rule's rate in policy.toml"));
+            }
+            // What cannot be counted is not let through.
+            Ok(Err(error)) => {
+                return Err(Refusal { rule: Some(rule), ..Refusal::denied("rate_unknown", error.to_string()) });
+            }
+            Err(error) => return Err(Refusal::denied("rate_unknown", error.to_string())),
+        }
+    }
+    match decision.action {
+        Action::Approve => approval::hold(request, judged, (&rule, secrets), shared, exchange).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The way back: masked where a secret goes to the host.
+fn come_back(
+    mut response: Response<Incoming>,
+    agent_side: Option<hyper::upgrade::OnUpgrade>,
+    needles: Option<&Needles>,
+    shared: &Arc<Shared>,
+    exchange: &Arc<Exchange>,
+) -> Result<Response<Body>, Refusal> {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switched {
+        let Some(agent_side) = agent_side else {
+            return Err(Refusal::upstream("the origin changed the protocol unasked"));
+        };
+        if needles.is_some() && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(Refusal::upstream(
+                "the origin compresses the WebSocket unasked, in which a secret could not be masked",
+            ));
+        }
+        let origin_side = hyper::upgrade::on(&mut response);
+        websocket::start(agent_side, origin_side, needles.cloned(), exchange);
+    } else if response.status().is_informational() {
+        return Err(Refusal::upstream("the origin ended with an interim answer"));
+    }
+    let (mut parts, body) = response.into_parts();
+    // Extensions carry the origin's own reason phrase, which nothing masks.
+    parts.extensions.clear();
+    let upgrade = parts.headers.get(UPGRADE).cloned();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(PROXY_AUTHENTICATE);
+    if switched {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(UPGRADE, upgrade);
+        }
+    }
+    parts.version = Version::HTTP_11;
+    if parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return Err(Refusal::upstream(match shared.parent {
+            Some(_) => "OneCLI does not accept belljar's agent token",
+            None => "the origin answered 407, which only a proxy may",
+        }));
+    }
+    let Some(needles) = needles else {
+        let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
+        return Ok(Response::from_parts(parts, body));
+    };
+    let masked = mask_headers(&mut parts.headers, needles);
+    exchange.redacted().fetch_add(masked, std::sync::atomic::Ordering::Relaxed);
+    let counter = Arc::clone(exchange.redacted());
+    let codings: Vec<HeaderValue> = parts.headers.get_all(CONTENT_ENCODING).iter().cloned().collect();
+    let coding = match codings.as_slice() {
+        [] => Some(Coding::Identity),
+        [one] => Coding::of(one),
+        _ => None,
+    };
+    let Some(coding) = coding else {
+        return Err(Refusal::upstream(format!(
+            "the origin sends its answer as {codings:?} unasked, in which a secret could not be masked"
+        )));
+    };
+    if coding != Coding::Identity {
+        for name in [CONTENT_ENCODING, CONTENT_LENGTH, ETAG, ACCEPT_RANGES] {
+            parts.headers.remove(name);
+        }
+    }
+    let body = RedactedBody::new(Decoded::new(body.map_err(BodyError::from), coding), needles.clone(), counter);
+    let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Takes out what would bring an echoed secret back in pieces, or hidden by a
+/// compression.
+fn without_pieces(headers: &mut HeaderMap) {
+    for name in [RANGE, IF_RANGE, SEC_WEBSOCKET_EXTENSIONS] {
+        headers.remove(name);
+    }
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Takes out what is for this connection only (RFC 9110, 7.6.1), also what the
+/// agent lists so that the next one would take it out.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .collect();
+    let trailers = headers.get_all(TE).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|one| one.trim().eq_ignore_ascii_case("trailers")))
+    });
+    for name in listed {
+        // Framing is not the agent's to take out.
+        if name != CONTENT_LENGTH {
+            headers.remove(name);
+        }
+    }
+    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn wants_websocket(request: &Request<Incoming>) -> Result<bool, Refusal> {
+    let Some(upgrade) = request.headers().get(UPGRADE) else {
+        return Ok(false);
+    };
+    let asked = upgrade.to_str().unwrap_or_default().trim().eq_ignore_ascii_case("websocket");
+    if asked && request.method() != Method::GET {
+        return Err(Refusal::malformed("a WebSocket begins with GET"));
+    }
+    Ok(asked && request.version() == Version::HTTP_11)
+}
+
+fn target(judged: &Judged) -> Result<Uri, Refusal> {
+    let mut path = judged.path.as_str().to_owned();
+    if let Some(query) = &judged.query {
+        path.push('?');
+        path.push_str(query);
+    }
+    Uri::builder()
+        .scheme(judged.scheme.name())
+        .authority(judged.authority())
+        .path_and_query(path)
+        .build()
+        .map_err(|error| Refusal::malformed(format!("the request's target: {error}")))
+}

@@ -1,0 +1,187 @@
+//! One stream: what is searched as it comes, and what must wait.
+
+use hyper::body::Bytes;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::Needles;
+
+/// Redacts one stream of bytes, chunk by chunk. As many bytes come out as go
+/// in; held back are only those that the next chunk may make a secret.
+#[derive(Debug)]
+pub struct Redactor {
+    needles: Needles,
+    /// The end of what was seen, as it came: where a needle may have begun.
+    tail: Zeroizing<Vec<u8>>,
+    /// How many bytes of it have gone on already, because they are masked
+    /// whatever comes.
+    gone: usize,
+    count: u64,
+}
+
+impl Redactor {
+    /// For a new stream.
+    pub fn new(needles: Needles) -> Self {
+        Self { needles, tail: Zeroizing::default(), gone: 0, count: 0 }
+    }
+
+    /// Takes the next chunk and gives what may go on now. A chunk that has
+    /// nothing in it is passed on without a copy.
+    pub fn push(&mut self, chunk: Bytes) -> Bytes {
+        if self.needles.is_empty() || chunk.is_empty() {
+            return chunk;
+        }
+        if self.tail.is_empty() && self.needles.find(&chunk).is_empty() {
+            let end = chunk.len() - self.needles.unfinished(&chunk);
+            self.tail.extend_from_slice(&chunk[end..]);
+            return chunk.slice(..end);
+        }
+        let mut text = Vec::with_capacity(self.tail.len() + chunk.len());
+        text.extend_from_slice(&self.tail);
+        text.extend_from_slice(&chunk);
+        self.advance(text)
+    }
+
+    /// The end of the stream: what was held back goes on.
+    pub fn finish(&mut self) -> Bytes {
+        let mut text = std::mem::take(&mut *self.tail);
+        let found = self.needles.find(&text);
+        self.count += found.iter().filter(|range| range.start >= self.gone).count() as u64;
+        found.into_iter().for_each(|range| text[range].fill(b'*'));
+        text.drain(..std::mem::take(&mut self.gone));
+        text.into()
+    }
+
+    /// How many occurrences were masked; those that overlap count as one.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many bytes wait for what comes next.
+    pub fn held(&self) -> usize {
+        self.tail.len() - self.gone
+    }
+
+    /// Searches the tail and a chunk together.
+    fn advance(&mut self, mut text: Vec<u8>) -> Bytes {
+        let found = self.needles.find(&text);
+        let keep = text.len() - self.needles.unfinished(&text);
+        let mut end = keep.max(self.gone);
+        let mut covered = self.gone;
+        for range in &found {
+            // What begins later is found again with the next chunk, and may have
+            // become a part of something longer by then.
+            if range.start >= end && range.start != keep {
+                break;
+            }
+            self.count += u64::from(range.start >= covered);
+            covered = covered.max(range.end);
+            end = end.max(range.end);
+        }
+        self.tail.clear();
+        self.tail.extend_from_slice(&text[keep..]);
+        found.into_iter().for_each(|range| text[range].fill(b'*'));
+        text[end..].zeroize();
+        text.truncate(end);
+        text.drain(..self.gone);
+        self.gone = end - keep;
+        text.into()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::SHORTEST;
+    use super::super::needles::tests::{Numbers, reference};
+    use super::*;
+
+    const VALUE: &str = "hunter2-canary";
+
+    fn redactor() -> Redactor {
+        Redactor::new(Needles::new([VALUE.as_bytes()].into_iter()))
+    }
+
+    #[test]
+    fn any_chunks_give_what_the_reference_gives_and_no_more_waits_than_must() {
+        let mut numbers = Numbers(0xdead_beef_0bad_cafe);
+        for _ in 0..6000 {
+            let kinds = 1 + numbers.below(3);
+            let values: Vec<_> = (0..1 + numbers.below(5))
+                .map(|_| {
+                    let spread = [60, 4, 4, 4][numbers.below(4)];
+                    let length = SHORTEST + numbers.below(spread);
+                    numbers.letters(length, kinds)
+                })
+                .collect();
+            let mut text = numbers.letters(numbers.0 as usize % 150, kinds);
+            for value in &values {
+                let at = numbers.below(text.len() + 1);
+                text.splice(at..at, value.iter().copied());
+            }
+            let needles = Needles::exactly(&values);
+            let mut redactor = Redactor::new(needles.clone());
+            let (mut out, mut seen) = (Vec::new(), 0);
+            while seen < text.len() {
+                let end = text.len().min(seen + 1 + numbers.below(20));
+                out.extend_from_slice(&redactor.push(Bytes::copy_from_slice(&text[seen..end])));
+                seen = end;
+                assert!(redactor.held() <= needles.unfinished(&text[..seen]));
+                assert_eq!(out.len() + redactor.held(), seen);
+            }
+            out.extend_from_slice(&redactor.finish());
+            let (expected, count) = reference(&values, &text);
+            assert!(out == expected, "{values:?}\n{text:?}\n{out:?}");
+            assert_eq!(redactor.count(), count, "{values:?}\n{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_border_of_two_chunks() {
+        let text = format!("GET /?key={VALUE} and more");
+        for border in 0..=text.len() {
+            let mut redactor = redactor();
+            let mut out = redactor.push(Bytes::copy_from_slice(&text.as_bytes()[..border])).to_vec();
+            out.extend_from_slice(&redactor.push(Bytes::copy_from_slice(&text.as_bytes()[border..])));
+            out.extend_from_slice(&redactor.finish());
+            assert_eq!(String::from_utf8(out).unwrap(), "GET /?key=************** and more");
+            assert_eq!(redactor.count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_ends_in_no_beginning_goes_on_at_once_and_uncopied() {
+        let mut redactor = redactor();
+        let chunk = Bytes::from_static(b"data: {\"delta\": \"nothing\"}\n\n");
+        let out = redactor.push(chunk.clone());
+        assert_eq!(out.as_ptr(), chunk.as_ptr());
+        assert_eq!((out.len(), redactor.held()), (chunk.len(), 0));
+    }
+
+    #[test]
+    fn only_a_beginning_waits_and_it_comes_at_the_end() {
+        let mut redactor = redactor();
+        assert_eq!(redactor.push(Bytes::from_static(b"the hunter2")), "the ");
+        assert_eq!(redactor.held(), 7);
+        assert_eq!(redactor.push(Bytes::from_static(b"-")), "");
+        assert_eq!(redactor.push(Bytes::from_static(b" hunt")), "hunter2- ");
+        assert_eq!(redactor.finish(), "hunt");
+        assert_eq!((redactor.held(), redactor.count()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_masked_whatever_comes_does_not_wait() {
+        let values = [b"abcdef".to_vec(), b"abcdefghijkl".to_vec()];
+        let mut redactor = Redactor::new(Needles::exactly(&values));
+        assert_eq!(redactor.push(Bytes::from_static(b"-abcdef")), "-******");
+        assert_eq!(redactor.push(Bytes::from_static(b"ghij")), "");
+        assert_eq!(redactor.push(Bytes::from_static(b"kl.")), "******.");
+        assert_eq!(redactor.count(), 1);
+    }
+
+    #[test]
+    fn without_secrets_all_passes() {
+        let mut redactor = Redactor::new(Needles::default());
+        assert_eq!(redactor.push(Bytes::from_static(b"text")), "text");
+        assert_eq!(redactor.finish(), "");
+    }
+}

@@ -1,0 +1,84 @@
+//! The run's gateway: what is resolved before the launcher is there, and the
+//! secrets, which are opened only after it is.
+
+use nix::sys::prctl;
+
+use super::supervise::Event;
+use crate::config::{Caller, Dirs};
+use crate::error::{Context, Result};
+use crate::gateway::{Answers, AuthorityFiles, Gateway, Roots, Setup, Trust, fetch};
+use crate::plan::{EgressMode, GatewayParts, Resolved, Variable};
+use crate::vault::{IfMissing, Master, Vault};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What the gateway of a run works by, and what the agent trusts.
+pub struct Outgoing {
+    setup: Setup,
+    /// For /run/belljar.
+    pub trust: Trust,
+    master: Option<Master>,
+}
+
+impl Outgoing {
+    /// Reads the authorities, makes ours when there is none, and asks OneCLI
+    /// where that is the vault.
+    pub fn prepare(resolved: &mut Resolved, caller: &Caller, dirs: &Dirs) -> Result<Option<Self>> {
+        let Some(parts) = resolved.gateway.take() else {
+            return Ok(None);
+        };
+        let GatewayParts { policy, inspection, config, extra_roots } = parts;
+        let group = resolved.plan.group.clone();
+        let fetched = fetch(&config.vault, &extra_roots, &group, &caller.home)?;
+        let roots = Roots::load(&extra_roots)?;
+        let vault = Vault::new(dirs, &config.vault);
+        let mut ours = vec![AuthorityFiles::new(dirs).ensure(&vault)?];
+        let mut parent = None;
+        let mut roots_of_origins = roots.clone();
+        if let Some(fetched) = fetched {
+            for (name, value) in fetched.environment {
+                if !resolved.plan.environment.iter().any(|have| have.name == name) {
+                    resolved.plan.environment.push(Variable { name, value, reason: "from OneCLI".to_owned() });
+                }
+            }
+            if let Some(authority) = fetched.authority {
+                ours.push(authority.clone());
+                roots_of_origins.add(authority);
+            }
+            parent = Some(fetched.proxy);
+        }
+        let trust = Trust::new(&roots, &ours);
+        let answers = match resolved.plan.egress.mode {
+            EgressMode::Open => Answers::Real,
+            _ => Answers::StandIns,
+        };
+        let setup = Setup {
+            group,
+            policy: policy.into(),
+            inspection,
+            answers,
+            config: config.gateway,
+            vault,
+            dirs: dirs.clone(),
+            roots: roots_of_origins,
+            parent,
+        };
+        Ok(Some(Self { setup, trust, master: None }))
+    }
+
+    /// Takes the master key. From here on this process holds what must not be
+    /// in a core dump, nor be read by another one of the same user.
+    pub fn unlock(&mut self) -> Result<()> {
+        prctl::set_dumpable(false).step(|| "keep this process out of core dumps".to_owned())?;
+        self.master = Some(self.setup.vault.master(IfMissing::Refuse)?);
+        Ok(())
+    }
+
+    /// Starts the gateway; what it says becomes events of the supervisor.
+    pub fn start(self, run: &str, events: UnboundedSender<Event>) -> Option<Gateway> {
+        let Self { setup, master, .. } = self;
+        Some(Gateway::start(setup, run, master?, move |said| {
+            // The supervisor may be gone already.
+            let _ = events.send(Event::Gateway(said));
+        }))
+    }
+}
