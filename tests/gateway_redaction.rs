@@ -19,7 +19,8 @@ fn leaks(text: &[u8]) -> Vec<String> {
         .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect();
     forms.extend([percent.to_lowercase(), percent]);
-    forms.push(CANARY.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect());
+    let escape = |one: char| if one.is_ascii_alphanumeric() { one.to_string() } else { format!("\\u{:04X}", one as u32) };
+    forms.push(CANARY.chars().map(escape).collect());
     for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
         forms.push(engine.encode(CANARY));
         // What of it every alignment has for certain.
@@ -53,7 +54,9 @@ fn no_echo_brings_it_back_in_any_dress_over_either_protocol() {
          curl -sSv $version --compressed --max-time 20 \"https://a.test/$path\" 2>&1; done; done"
     );
     let out = world.sh(&script);
-    assert_eq!(leaks(&out.stdout), Vec::<String>::new(), "{}", out.out());
+    for section in out.out().split("== ") {
+        assert_eq!(leaks(section.as_bytes()), Vec::<String>::new(), "{}", section.lines().next().unwrap_or_default());
+    }
     for request in world.requests() {
         assert_eq!(header(&request, "x-key").as_deref(), Some(CANARY), "it was sent each time");
     }

@@ -63,10 +63,6 @@ fn the_origin_gets_the_value_and_the_agent_finds_it_nowhere() {
     let request = world.received("/v1/messages");
     assert_eq!(header(&request, "x-api-key").as_deref(), Some(TOKEN));
     assert_eq!(request["secure"], true);
-    // The control: what is looked for is found where it is.
-    let control = format!("export LEAK='{TOKEN}'; {}", search(TOKEN));
-    let out = world.sh(&control).success();
-    assert!(out.out().contains("/environ"), "the search finds an environment: {}", out.out());
     // Nor in anything that belljar printed, recorded or kept.
     for name in ["data/receipts", "data", "config", "run"] {
         let mut command = Command::new("grep");
@@ -76,6 +72,10 @@ fn the_origin_gets_the_value_and_the_agent_finds_it_nowhere() {
     }
     let record = world.record();
     assert!(!format!("{record:?}").contains(TOKEN));
+    // The control: what is looked for is found where it is.
+    let control = format!("export LEAK='{TOKEN}'; {}", search(TOKEN));
+    let out = world.sh(&control).success();
+    assert!(out.out().contains("/environ"), "the search finds an environment: {}", out.out());
 }
 
 #[test]
@@ -93,11 +93,14 @@ fn nobody_but_root_can_look_into_the_process_that_holds_it() {
         assert!(core.contains(" 0 "), "no core file: {core}");
         return;
     }
-    for file in ["mem", "environ", "maps"] {
-        let opened = std::fs::File::open(format!("/proc/{pid}/{file}"));
-        assert!(opened.is_err(), "/proc/{pid}/{file} of an undumpable process is closed");
-    }
-    assert!(std::fs::File::open("/proc/self/mem").is_ok(), "the control");
+    // Seen from the person's own user namespace: the owner of a namespace above
+    // it may do anything to it.
+    let look = |pid: &str| {
+        let script = format!("for file in mem environ maps auxv; do (head -c 1 /proc/{pid}/$file >/dev/null && echo open) 2>&1; done");
+        world.outside("sh", &["-c", &script]).out()
+    };
+    assert!(!look(&pid.to_string()).contains("open\n"), "{}", look(&pid.to_string()));
+    assert!(look("self").contains("open\n"), "the control");
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn it_goes_to_the_bound_host_port_and_path_only_and_over_verified_tls_only() {
         world.secret(name, &["--host", &format!("{name}.test"), "--bearer"], TOKEN);
     }
     let script = "try() { curl -sS -o /dev/null -w '%{http_code} ' \"$@\"; }; \
-        try https://a.test/v1/yes; try https://a.test/v2/no; try https://a.test/v1; try https://a.test:8443/v1/port; \
+        try https://a.test/v1/yes; try https://a.test/v2/no; try https://a.test/v1x/no; try https://a.test:8443/v1/port; \
         try http://a.test/v1/plain; try http://a.test:8080/v1/plain; try https://c.test/v1/host; try https://api.a.test/v1/sub; \
         try https://b.test/v1/apex; \
         for name in selfsigned expired wrongname; do try https://$name.test/v1/tls; try -k https://$name.test/v1/tls; done; \

@@ -84,7 +84,11 @@ pub async fn dressed(
         "echo-url-lower" => text(ok, "text/plain", percent(&secret).to_lowercase()),
         "echo-json" => text(ok, "application/json", json!({"secret": secret}).to_string()),
         "echo-json-escaped" => {
-            let escaped: String = secret.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+            let escape = |one: char| match one {
+                'a'..='z' | 'A'..='Z' | '0'..='9' => one.to_string(),
+                _ => format!("\\u{:04X}", one as u32),
+            };
+            let escaped: String = secret.chars().map(escape).collect();
             text(ok, "application/json", format!("{{\"secret\":\"{escaped}\"}}"))
         }
         "echo-json-slash" => {
