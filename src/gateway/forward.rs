@@ -27,6 +27,9 @@ use crate::policy::{Action, Authority, Host, NormalPath, Query, check_method};
 use crate::record::{Entry, Kind};
 use crate::store::Taken;
 
+/// Headers that ask the origin to take the request for another method.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
 /// What the connection says of its requests.
 #[derive(Debug, Clone)]
 pub struct Scope {
@@ -203,6 +206,11 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
     }
     if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
         return Err(Refusal::malformed("the request has two Content-Length"));
+    }
+    // Some frameworks take the method from here: a rule for it would be passed by.
+    if let Some(name) = METHOD_OVERRIDES.iter().find(|name| headers.contains_key(**name)) {
+        return Err(Refusal::malformed(format!("the request says another method than its own, in {name}"))
+            .hint("send the method itself"));
     }
     let mut named: Option<Authority> = None;
     let hosts = headers.get_all(HOST).iter();

@@ -63,11 +63,6 @@ impl Secrets {
         Ok(Self { armed, needles })
     }
 
-    /// Whether there is one at all.
-    pub fn is_empty(&self) -> bool {
-        self.armed.is_empty()
-    }
-
     /// What must not come back from the host: nothing where no secret goes.
     pub fn needles_for(&self, host: &Host) -> Option<&Needles> {
         let goes = self.armed.iter().flat_map(|one| &one.bindings).any(|bound| bound.host.matches(host));
