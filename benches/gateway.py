@@ -43,6 +43,7 @@ NEIGHBOUR = "203.0.113.1"
 MITMPROXY = ("127.0.0.1", 8081)
 SQUID = ("127.0.0.1", 8082)
 CERTGEN = "/usr/lib/squid/security_file_certgen"
+TICKS = os.sysconf("SC_CLK_TCK")  # of processor time, a second
 SELF = os.path.abspath(__file__)
 
 
@@ -144,7 +145,7 @@ def processor_of(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:
             times = file.read().rpartition(")")[2].split()[11:13]
-        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, times)) / TICKS
     except OSError:
         return 0.0
 
@@ -179,10 +180,10 @@ class Contender:
         self.options = options or {}
         self.memory = 0.0
         self.results = {}
-        self.processor = {}
+        self.origin = None  # its process
 
     def measure(self, arguments, patience):
-        """The client's figures; the proxy's memory and processor time while it ran."""
+        """The client's figures, and the processor time that each part used."""
         process = subprocess.Popen(
             [*self.argv, *arguments],
             stdin=subprocess.DEVNULL,
@@ -196,14 +197,17 @@ class Contender:
             proxy = self.server.pid
         elif self.name == "belljar":
             proxy = process.pid
-        begun = processor_of(proxy) if self.server else 0.0
-        used = 0.0
+        watched = [pid for pid in (proxy, self.origin) if pid]
+        begun = {pid: 0.0 if pid == process.pid else processor_of(pid) for pid in watched}
+        used = {}
         end = time.monotonic() + patience
         while True:
             if proxy:
                 pids = [proxy, *descendants(proxy)] if self.server else [proxy]
                 self.memory = max(self.memory, sum(map(peak_of, pids)))
-                used = max(used, processor_of(proxy) - begun)
+            for pid in watched:
+                # Of a process that has just ended, what was seen last.
+                used[pid] = max(used.get(pid, 0.0), processor_of(pid) - begun[pid])
             try:
                 output, errors = process.communicate(timeout=0.05)
                 break
@@ -214,7 +218,11 @@ class Contender:
                     raise Failed(f"{self.name}: no end within {patience:.0f} s") from None
         if process.returncode != 0:
             raise Failed(f"{self.name} exited with {process.returncode}: {errors.strip()[-600:]}")
-        return json.loads(output), used
+        result = json.loads(output)
+        result["client us"] = result.pop("processor") / TICKS * 1e6
+        result["origin us"] = used.get(self.origin, 0.0) * 1e6
+        result["proxy us"] = used.get(proxy, 0.0) * 1e6
+        return result
 
 
 def as_caller(ids):
@@ -407,7 +415,7 @@ def measure_all(contenders, wanted, options, say):
                 continue  # the first round warms caches, and is not counted
             for contender in contenders:
                 try:
-                    result, used = contender.measure(figure.arguments, 60 + options.bytes / 1e7)
+                    result = contender.measure(figure.arguments, 60 + options.bytes / 1e7)
                 except Failed as error:
                     if contender.name in ("direct", "belljar"):
                         raise
@@ -415,7 +423,6 @@ def measure_all(contenders, wanted, options, say):
                         say(f"SKIPPED: {figure.title}: {error}")
                     continue
                 if number > 0:
-                    result["used"] = used
                     contender.results.setdefault(name, []).append(result)
 
 
@@ -446,6 +453,25 @@ def table(contenders, name, figure, say):
         if times:
             line += f" {median(contender, name, 'p50'):>9.3f} {median(contender, name, 'p99'):>9.3f}"
         say(line + f" {value / direct:>9.2f}")
+
+
+def parts(contenders, say):
+    """What each part of the way costs; with all processors busy, that is the limit."""
+    say("")
+    say("peak resident memory under all of that, and processor time of a request with many clients")
+    say(f"  {'':<10} {'MB':>14} {'client us':>9} {'origin us':>9} {'proxy us':>9}")
+    for contender in contenders:
+        line = f"  {contender.name:<10} " + (f"{contender.memory:>14.1f}" if contender.memory else f"{'-':>14}")
+        for part in ("client us", "origin us", "proxy us"):
+            used, count = median(contender, "cl", part), median(contender, "cl", "all")
+            line += f" {used / count:>9.1f}" if used else f" {'-':>9}"
+        say(line)
+    used = [median(contenders[0], "cl", part) for part in ("client us", "origin us")]
+    count = median(contenders[0], "cl", "all")
+    if all(used):
+        most = os.cpu_count() * 1e6 / (2 * sum(used) / count) / median(contenders[0], "cl", "per_second")
+        say("A proxy that opens TLS is a second client and a second origin. If it did nothing else,")
+        say(f"{os.cpu_count()} CPUs would be busy at {most:.0%} of direct's requests/s.")
 
 
 def mark(good):
@@ -490,6 +516,7 @@ def measure(options, scratch, say):
         for name in options.only:
             try:
                 contender = MAKERS[name](options, setup)
+                contender.origin = setup.running[0].pid
                 contender.measure(keep("/cl", 1, 0.1), 20)
                 contenders.append(contender)
             except Failed as error:
@@ -500,15 +527,7 @@ def measure(options, scratch, say):
         measure_all(contenders, wanted, options, say)
         for name, figure in wanted.items():
             table(contenders, name, figure, say)
-        say("")
-        say("peak resident memory under that load, and processor time of the proxy for a request")
-        for contender in contenders:
-            if contender.name == "direct":
-                continue
-            used = median(contender, "cl", "used")
-            count = median(contender, "cl", "all")
-            each = f"{used / count * 1e6:8.0f} us" if used and count else ""
-            say(f"  {contender.name:<10} {contender.memory:8.1f} MB {each}")
+        parts(contenders, say)
         by_name = {contender.name: contender for contender in contenders}
         if "belljar" in by_name and "direct" in by_name:
             goals(by_name["direct"], by_name["belljar"], options, say)
