@@ -176,7 +176,7 @@ async fn pass(
     if let (Some(parent), Scheme::Http) = (&shared.parent, judged.scheme) {
         parent.authorize(&mut parts.headers);
     }
-    parts.version = Version::HTTP_11;
+    let version = std::mem::replace(&mut parts.version, Version::HTTP_11);
     parts.uri = target(&judged)?;
     parts.extensions.clear();
     exchange.note(|entry| entry.secret = (!choice.is_empty()).then(|| choice.names()));
@@ -184,7 +184,8 @@ async fn pass(
         Some(read) => Body::new(Counted::new(read.followed_by(body), Arc::clone(exchange), Direction::Out)),
         None => Body::new(Counted::new(body, Arc::clone(exchange), Direction::Out)),
     };
-    let versions = if upgrade { Versions::Http1 } else { Versions::Any };
+    // The same version on both sides where it can be: nothing is translated.
+    let versions = if version == Version::HTTP_2 { Versions::Any } else { Versions::Http1 };
     let pool = shared.pools.get(&choice.names(), versions);
     let response = send::send(pool, Request::from_parts(parts, body), shared.times.response).await?;
     let agent_side = agent_side.map(|agent| (agent, Arc::clone(&scope.place)));

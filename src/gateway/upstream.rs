@@ -27,7 +27,7 @@ use crate::error::Result;
 use crate::policy::{Host, Policy};
 
 /// Connections to one origin that are kept without a request.
-const IDLE_PER_HOST: usize = 8;
+const IDLE_PER_HOST: usize = 128;
 /// Longest response head, in bytes; also the unit in which bodies are read.
 const LONGEST_HEAD: usize = 128 << 10;
 
