@@ -24,6 +24,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -60,7 +61,7 @@ def into_namespaces(arguments):
     if os.geteuid() != 0:
         argv += ["--user", "--map-root-user"]
     argv += [sys.executable, SELF, "--inside", f"{os.getuid()}:{os.getgid()}", *arguments]
-    return subprocess.run(argv).returncode
+    os.execvp(argv[0], argv)
 
 
 def command(*argv, **options):
@@ -94,13 +95,13 @@ def answers(address):
         return False
 
 
-def start_origin(loadgen, authority, token, scratch):
+def start_origin(setup, protocols):
     """The origin in a namespace of its own, joined to this one, with a name."""
-    log = os.path.join(scratch, "origin.log")
-    argv = ["unshare", "--net", loadgen, "origin", "--name", HOST]
-    origin = start([*argv, "--authority", authority, "--expect", token], log)
+    log = os.path.join(setup.scratch, "origin.log")
+    argv = ["unshare", "--net", setup.loadgen, "origin", "--name", HOST, "--protocols", protocols]
+    origin = start([*argv, "--authority", setup.authority, "--expect", setup.token], log)
     try:
-        wait_for("origin", origin, log, lambda: os.path.exists(authority))
+        wait_for("origin", origin, log, lambda: os.path.exists(setup.authority))
         there = ["nsenter", f"--target={origin.pid}", "--net"]
         command("ip", "link", "set", "lo", "up")
         command(
@@ -111,7 +112,7 @@ def start_origin(loadgen, authority, token, scratch):
         command("ip", "link", "set", "here", "up")
         command(*there, "ip", "address", "add", f"{ADDRESS}/24", "dev", "there")
         command(*there, "ip", "link", "set", "there", "up")
-        hosts = os.path.join(scratch, "hosts")
+        hosts = os.path.join(setup.scratch, "hosts")
         with open(hosts, "w") as file:
             file.write(f"127.0.0.1 localhost\n{ADDRESS} {HOST}\n")
         command("mount", "--bind", hosts, "/etc/hosts")
@@ -348,8 +349,7 @@ class Setup:
         shutil.copy(options.loadgen, self.loadgen)
         self.authority = os.path.join(scratch, "origin-ca.pem")
         self.token = "bench-" + secrets.token_urlsafe(32)
-        self.running = []
-        self.running.append(start_origin(self.loadgen, self.authority, self.token, scratch))
+        self.running = [start_origin(self, options.protocols)]
 
     def server(self, argv, log):
         self.running.append(start(argv, log))
@@ -466,12 +466,13 @@ def parts(contenders, say):
             used, count = median(contender, "cl", part), median(contender, "cl", "all")
             line += f" {used / count:>9.1f}" if used else f" {'-':>9}"
         say(line)
-    used = [median(contenders[0], "cl", part) for part in ("client us", "origin us")]
     count = median(contenders[0], "cl", "all")
-    if all(used):
-        most = os.cpu_count() * 1e6 / (2 * sum(used) / count) / median(contenders[0], "cl", "per_second")
-        say("A proxy that opens TLS is a second client and a second origin. If it did nothing else,")
-        say(f"{os.cpu_count()} CPUs would be busy at {most:.0%} of direct's requests/s.")
+    client, origin = (median(contenders[0], "cl", part) / count for part in ("client us", "origin us"))
+    if min(client, origin) > 0:
+        # Direct is as fast as the slower of two threads, given a CPU for each.
+        most = min(1, os.cpu_count() * max(client, origin) / (2 * (client + origin)))
+        say("A proxy that opens TLS is a second client and a second origin. If it were nothing else,")
+        say(f"these {os.cpu_count()} CPUs would have time for {most:.0%} of direct's requests/s.")
 
 
 def mark(good):
@@ -510,6 +511,8 @@ def measure(options, scratch, say):
         say(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}")
         say("- client, origin and each proxy share the CPUs; client and origin have one thread each")
         say("- TLS 1.3, no session is resumed; the origin has an ECDSA P-256 certificate")
+        say(f"- the origin offers {options.protocols}, the client speaks http/1.1; which of them a proxy")
+        say("  takes for its own way to the origin is its choice")
         say("- mitmproxy and squid only pass on; belljar also adds a secret, masks and records")
         say("- squid and belljar write a line for each request, mitmproxy does not")
         say("- proxies may keep connections to the origin for the next client's connection")
@@ -547,6 +550,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (default 2)")
     parser.add_argument("--clients", type=int, default=16, help="at once (default 16)")
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="of the big body")
+    parser.add_argument("--protocols", default="h2,http/1.1",
+                        help="what the origin offers, the best first (default h2,http/1.1)")
     parser.add_argument("--only", type=lambda names: names.split(","), default=list(MAKERS),
                         help="contenders, with commas; direct comes first")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
@@ -554,7 +559,8 @@ def main():
     if options.only[0] != "direct" or not set(options.only) <= set(MAKERS):
         parser.error(f"--only: direct, then any of {', '.join(list(MAKERS)[1:])}")
     if options.inside is None:
-        return into_namespaces(sys.argv[1:])
+        into_namespaces(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     # Readable by the id that root's agent has.
     scratch = tempfile.mkdtemp(prefix="belljar-bench-", dir=os.environ.get("TMPDIR", "/tmp"))
     os.chmod(scratch, 0o755)
