@@ -120,6 +120,7 @@ pub async fn answer(
         ..Entry::new(Kind::Request, SystemTime::now())
     };
     let exchange = Exchange::begin(&shared, entry);
+    let method = request.method().clone();
     let response = match pass(request, &scope, &shared, &exchange).await {
         Ok(response) => response,
         Err(mut refusal) => {
@@ -132,7 +133,7 @@ pub async fn answer(
                 }
             });
             refusal
-                .response(&shared.run)
+                .response(&shared.run, &method)
                 .map(|body| Body::new(Counted::new(body, Arc::clone(&exchange), Direction::Back)))
         }
     };

@@ -97,7 +97,7 @@ async fn proxied(request: Request<Incoming>, shared: Arc<Shared>, place: Place) 
             ..Entry::new(Kind::Refused, SystemTime::now())
         };
         shared.record(entry);
-        Ok(refusal.response(&shared.run))
+        Ok(refusal.response(&shared.run, request.method()))
     };
     if request.method() == Method::CONNECT {
         return match connect_target(&request) {
@@ -245,8 +245,8 @@ async fn refuse_tls(stream: impl Stream, host: &Host, to: &Destination, refusal:
         return;
     };
     let run = shared.run.clone();
-    let service = service_fn(move |_: Request<Incoming>| {
-        let response = refusal.response(&run);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = refusal.response(&run, request.method());
         async move { Ok::<_, Infallible>(response) }
     });
     let _ = if h2 {
