@@ -165,7 +165,7 @@ async fn pass(
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(EXPECT);
     parts.headers.remove(HOST);
-    let needles = shared.secrets.needles_for(&judged.host).filter(|_| judged.scheme == Scheme::Https);
+    let needles = shared.secrets.needles_for(&judged.host, judged.scheme);
     if needles.is_some() {
         without_pieces(&mut parts.headers);
     }
