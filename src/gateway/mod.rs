@@ -12,6 +12,7 @@ mod dial;
 mod dns;
 mod exchange;
 mod forward;
+mod greedy;
 mod inject;
 mod names;
 mod onecli;

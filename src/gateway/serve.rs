@@ -15,10 +15,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::body::Body;
 use super::exchange::Exchange;
 use super::forward::{self, Scheme, Scope};
+use super::greedy::Greedy;
 use super::refusal::Refusal;
 use super::shared::{Inspection, Place, Shared};
 use super::sniff::{Opening, Replayed};
@@ -227,15 +229,11 @@ async fn tls(stream: impl Stream, destination: Destination, shared: Arc<Shared>,
 }
 
 /// TLS with the agent, as the host.
-async fn accept<S: Stream>(
-    stream: S,
-    host: &Host,
-    shared: &Shared,
-) -> Option<(tokio_rustls::server::TlsStream<S>, bool)> {
+async fn accept<S: Stream>(stream: S, host: &Host, shared: &Shared) -> Option<(Greedy<TlsStream<S>>, bool)> {
     let config = shared.authority.server_config(host).ok()?;
     let stream = timeout(shared.times.tls, TlsAcceptor::from(config).accept(stream)).await.ok()?.ok()?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Some((stream, h2))
+    Some((Greedy::new(stream), h2))
 }
 
 /// Answers each request of the connection with the refusal.

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::Body;
 use super::dial::{DialError, dial};
+use super::greedy::Greedy;
 use super::onecli::ParentProxy;
 use super::roots::Roots;
 use super::times::Times;
@@ -108,7 +109,7 @@ impl Network {
             }
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok((Box::new(stream), h2))
+        Ok((Box::new(Greedy::new(stream)), h2))
     }
 }
 
