@@ -11,17 +11,57 @@ use world::{TOKEN, World};
 
 /// Names that stand for addresses that must be refused.
 const NAMES: [&str; 17] = [
-    "private.test", "private172.test", "lan.test", "meta.test", "metadata.google.internal", "cgnat.test", "own.test",
-    "loop.test", "loop6.test", "zero.test", "ula.test", "meta6.test", "site.test", "mapped.test", "nat64.test",
-    "sixtofour.test", "localhost",
+    "private.test",
+    "private172.test",
+    "lan.test",
+    "meta.test",
+    "metadata.google.internal",
+    "cgnat.test",
+    "own.test",
+    "loop.test",
+    "loop6.test",
+    "zero.test",
+    "ula.test",
+    "meta6.test",
+    "site.test",
+    "mapped.test",
+    "nat64.test",
+    "sixtofour.test",
+    "localhost",
 ];
 
 /// The same as an agent would write addresses.
 const LITERALS: [&str; 30] = [
-    "10.0.0.5", "172.16.0.5", "192.168.1.1", "169.254.169.254", "100.64.0.1", "127.0.0.1", "127.1", "0.0.0.0", "0",
-    "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "167772165", "10.5", "0xa.0.0.5", "012.0.0.5",
-    "198.51.100.1", "224.0.0.1", "255.255.255.255", "[::1]", "[::]", "[fd00::1]", "[fe80::1]", "[::ffff:10.0.0.5]",
-    "[::ffff:a00:5]", "[64:ff9b::a00:5]", "[2002:a00:5::1]", "[fec0::1]", "[::127.0.0.1]",
+    "10.0.0.5",
+    "172.16.0.5",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "127.0.0.1",
+    "127.1",
+    "0.0.0.0",
+    "0",
+    "2130706433",
+    "0x7f000001",
+    "0177.0.0.1",
+    "0x7f.1",
+    "167772165",
+    "10.5",
+    "0xa.0.0.5",
+    "012.0.0.5",
+    "198.51.100.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "[::1]",
+    "[::]",
+    "[fd00::1]",
+    "[fe80::1]",
+    "[::ffff:10.0.0.5]",
+    "[::ffff:a00:5]",
+    "[64:ff9b::a00:5]",
+    "[2002:a00:5::1]",
+    "[fec0::1]",
+    "[::127.0.0.1]",
 ];
 
 fn script(hosts: &[&str]) -> String {
@@ -78,7 +118,9 @@ fn names_that_lead_to_addresses_that_are_not_public_are_refused() {
 fn addresses_that_are_not_public_are_refused_however_they_are_written() {
     let Some(world) = World::with_host_origin() else { return };
     refused(&world, &LITERALS);
-    for literal in ["10.0.0.5", "169.254.169.254", "167772165", "012.0.0.5", "[::ffff:10.0.0.5]", "[fd00::1]", "[64:ff9b::a00:5]"] {
+    for literal in
+        ["10.0.0.5", "169.254.169.254", "167772165", "012.0.0.5", "[::ffff:10.0.0.5]", "[fd00::1]", "[64:ff9b::a00:5]"]
+    {
         let control = world.outside("curl", &["-sS", "--max-time", "5", &format!("http://{literal}/control")]);
         assert!(control.out().contains("origin"), "the control reaches {literal}: {}", control.err());
     }
@@ -97,7 +139,9 @@ fn the_same_holds_when_tls_is_opened_and_a_secret_is_bound_there() {
 fn a_name_with_a_public_and_a_private_address_reaches_no_private_one() {
     let Some(world) = World::new() else { return };
     for _ in 0..3 {
-        world.sh("curl -sS --max-time 5 http://mixed.test/mixed; curl -sS --max-time 5 https://mixed.test/mixed; true").success();
+        world
+            .sh("curl -sS --max-time 5 http://mixed.test/mixed; curl -sS --max-time 5 https://mixed.test/mixed; true")
+            .success();
     }
     let private: Vec<_> = world.packets("tcp").into_iter().filter(|one| one["dialled"] == "10.0.0.5").collect();
     assert!(private.is_empty(), "{private:?}");
@@ -127,7 +171,9 @@ fn a_name_that_is_rebound_is_dialled_where_it_was_judged() {
 #[test]
 fn allow_private_opens_that_host_and_port_and_nothing_beside_it() {
     let Some(world) = World::with_host_origin() else { return };
-    world.policy("[[allow_private]]\nhost = \"private.test\"\nport = 443\n[[allow_private]]\nhost = \"lan.test\"\nport = 8080\n");
+    world.policy(
+        "[[allow_private]]\nhost = \"private.test\"\nport = 443\n[[allow_private]]\nhost = \"lan.test\"\nport = 8080\n",
+    );
     let script = "try() { curl -sS -o /dev/null -w \"$1 %{http_code}\\n\" --max-time 5 $1; }; \
         try https://private.test/open; try http://private.test/shut; try https://10.0.0.5/shut; try http://lan.test:8080/open; \
         try http://lan.test/shut; try https://meta.test/shut; try https://mapped.test/shut; true";

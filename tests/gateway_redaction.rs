@@ -19,7 +19,8 @@ fn leaks(text: &[u8]) -> Vec<String> {
         .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect();
     forms.extend([percent.to_lowercase(), percent]);
-    let escape = |one: char| if one.is_ascii_alphanumeric() { one.to_string() } else { format!("\\u{:04X}", one as u32) };
+    let escape =
+        |one: char| if one.is_ascii_alphanumeric() { one.to_string() } else { format!("\\u{:04X}", one as u32) };
     forms.push(CANARY.chars().map(escape).collect());
     for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
         forms.push(engine.encode(CANARY));
@@ -37,9 +38,28 @@ fn leaks(text: &[u8]) -> Vec<String> {
 }
 
 const DRESSES: [&str; 22] = [
-    "echo", "echo-secret", "echo-b64", "echo-b64-shifted", "echo-b64-url", "echo-url", "echo-url-lower", "echo-json",
-    "echo-json-escaped", "echo-json-slash", "echo-header", "echo-reason", "echo-error", "echo-trailer", "echo-split",
-    "echo-split?size=3", "echo-split?size=7", "echo-gzip", "echo-deflate", "echo-sse", "echo-range", "echo-unknown-coding",
+    "echo",
+    "echo-secret",
+    "echo-b64",
+    "echo-b64-shifted",
+    "echo-b64-url",
+    "echo-url",
+    "echo-url-lower",
+    "echo-json",
+    "echo-json-escaped",
+    "echo-json-slash",
+    "echo-header",
+    "echo-reason",
+    "echo-error",
+    "echo-trailer",
+    "echo-split",
+    "echo-split?size=3",
+    "echo-split?size=7",
+    "echo-gzip",
+    "echo-deflate",
+    "echo-sse",
+    "echo-range",
+    "echo-unknown-coding",
 ];
 
 #[test]

@@ -96,7 +96,9 @@ fn nobody_but_root_can_look_into_the_process_that_holds_it() {
     // Seen from the person's own user namespace: the owner of a namespace above
     // it may do anything to it.
     let look = |pid: &str| {
-        let script = format!("for file in mem environ maps auxv; do (head -c 1 /proc/{pid}/$file >/dev/null && echo open) 2>&1; done");
+        let script = format!(
+            "for file in mem environ maps auxv; do (head -c 1 /proc/{pid}/$file >/dev/null && echo open) 2>&1; done"
+        );
         world.outside("sh", &["-c", &script]).out()
     };
     assert!(!look(&pid.to_string()).contains("open\n"), "{}", look(&pid.to_string()));
@@ -188,7 +190,12 @@ fn it_goes_to_the_bound_host_port_and_path_only_and_over_verified_tls_only() {
     assert_eq!(places, ["\"a.test\"\"/v1/yes\""], "{}\n{}", out.out(), out.err());
     assert_eq!(world.requests_to("/v1/tls").len(), 0, "no request over TLS that cannot be verified");
     assert!(out.out().contains("502"), "a bad certificate is the gateway's 502: {}", out.out());
-    assert_eq!(world.requests_to("/v1/after").len(), 2, "the agent's own redirects are followed by the agent: {}", out.out());
+    assert_eq!(
+        world.requests_to("/v1/after").len(),
+        2,
+        "the agent's own redirects are followed by the agent: {}",
+        out.out()
+    );
     assert_eq!(world.requests_to("/v1/plain").len(), 2, "plain HTTP goes, without it");
 }
 

@@ -158,7 +158,9 @@ attempt('head', lambda: ask('/h-head', 'X-A: b\r\n'))
 "#;
     let found = answers(&world.python(&[], script).success().out());
     assert_eq!(found["head"], "[200]", "{found:?}");
-    for name in ["two hosts", "host folded", "host space", "host empty", "authorization space", "nul", "no colon", "empty name"] {
+    for name in
+        ["two hosts", "host folded", "host space", "host empty", "authorization space", "nul", "no colon", "empty name"]
+    {
         assert!(!found[name].contains("200"), "{name}: {found:?}");
     }
     let got: BTreeMap<String, serde_json::Value> = world
@@ -249,14 +251,20 @@ fn what_an_origin_smuggles_into_its_answer_stays_in_it() {
     world.config("inspect = \"all\"\n");
     // Two answers to one request, a body longer than it says, odd framings.
     let cases = [
-        ("two", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 4\r\n\r\nevil"),
+        (
+            "two",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 4\r\n\r\nevil",
+        ),
         ("both", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
         ("lengths", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 40\r\n\r\nok"),
         ("folded", "HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n\r\nok"),
         ("long head", &format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 2\r\n\r\nok", "x".repeat(3_000_000))),
         ("no http", "SSH-2.0-OpenSSH_9.9\r\n\r\n"),
         ("101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nGET /x"),
-        ("407", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 2\r\n\r\nok"),
+        (
+            "407",
+            "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=x\r\nContent-Length: 2\r\n\r\nok",
+        ),
     ];
     for (name, answer) in &cases {
         std::fs::write(world.internet("raw-answer"), answer).expect("write a file");

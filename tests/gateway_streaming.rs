@@ -22,7 +22,9 @@ fn both(test: impl Fn(&World, &str)) {
 #[test]
 fn events_come_one_by_one() {
     both(|world, inspect| {
-        for (version, url) in [("--http1.1", "https://a.test"), ("--http2", "https://a.test"), ("--http1.1", "http://b.test")] {
+        for (version, url) in
+            [("--http1.1", "https://a.test"), ("--http2", "https://a.test"), ("--http1.1", "http://b.test")]
+        {
             let command = format!("curl -sSN {version} '{url}/sse?n=4&ms=600'");
             let begun = Instant::now();
             let live = world.start(&[], &["sh", "-c", &command]);
@@ -32,7 +34,10 @@ fn events_come_one_by_one() {
             let second = begun.elapsed();
             live.wait().success();
             assert!(second - first > SOON / 20, "{inspect} {version} {url}: {first:?} {second:?}");
-            assert!(begun.elapsed() - first > std::time::Duration::from_millis(1200), "the first came with the rest: {inspect} {version}");
+            assert!(
+                begun.elapsed() - first > std::time::Duration::from_millis(1200),
+                "the first came with the rest: {inspect} {version}"
+            );
         }
     });
 }
@@ -221,7 +226,8 @@ fn a_client_that_goes_away_is_gone_for_the_origin_too_and_the_other_way_round() 
         });
         live.wait().success();
         // A short answer is told as such, not as a whole one.
-        std::fs::write(world.internet("raw-answer"), "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nshort").expect("write");
+        std::fs::write(world.internet("raw-answer"), "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nshort")
+            .expect("write");
         let cut = "import sys
 stream = proxied('raw.test')
 stream.settimeout(3)

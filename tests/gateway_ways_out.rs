@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 
 use harness::text::answers;
-use harness::{Jar, Live, eventually, SOON};
+use harness::{Jar, Live, SOON, eventually};
 use world::{HOST, TOKEN, World};
 
 /// Attempts, each with a mark in what it sends.
@@ -224,7 +224,9 @@ attempt('after', lambda: str(look('a.test')))
 #[test]
 fn a_tcp_rule_opens_a_raw_tunnel_to_that_host_and_port_for_that_group_only() {
     let Some(world) = World::new() else { return };
-    world.policy("[[tcp]]\nhost = \"b.test\"\nport = 5432\ngroups = [\"main\"]\n[[tcp]]\nhost = \"c.test\"\nport = 22\n");
+    world.policy(
+        "[[tcp]]\nhost = \"b.test\"\nport = 5432\ngroups = [\"main\"]\n[[tcp]]\nhost = \"c.test\"\nport = 22\n",
+    );
     world.groups(&["other"]);
     let script = "
 def talk(host, port):

@@ -45,7 +45,12 @@ fn authorities(caller: &Caller, dirs: &Dirs) -> Finding {
 fn policy(dirs: &Dirs) -> Finding {
     let path = Policy::file(dirs);
     let found = Policy::load(&path).map_err(|error| (State::Missing, error)).map(|policy| match path.exists() {
-        true => format!("{}: default {}, {} rules", path.display(), crate::policy::Action::from(policy.default), policy.rules.len()),
+        true => format!(
+            "{}: default {}, {} rules",
+            path.display(),
+            crate::policy::Action::from(policy.default),
+            policy.rules.len()
+        ),
         false => "no policy.toml: every public host is allowed".to_owned(),
     });
     finding("policy", found, "it decides what may leave; one that cannot be read stops every run")

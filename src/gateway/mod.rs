@@ -12,6 +12,7 @@ mod dial;
 mod dns;
 mod exchange;
 mod forward;
+mod greedy;
 mod inject;
 mod names;
 mod onecli;
@@ -50,7 +51,7 @@ pub use truststore::PASSWORD as TRUSTSTORE_PASSWORD;
 use authority::Authority;
 use inject::Secrets;
 use serve::Destination;
-use shared::Shared;
+use shared::{Place, Shared};
 use times::Times;
 use upstream::{Network, Pools};
 
@@ -267,14 +268,13 @@ fn listen(
     tasks.spawn(async move {
         loop {
             // A place first: what cannot be served stays in the backlog.
-            let place = Arc::clone(&shared.places).acquire_owned().await.step(step)?;
+            let place = Arc::new(Arc::clone(&shared.places).acquire_owned().await.step(step)?);
             match socket.accept().await {
                 Ok((stream, _)) => {
                     let shared = Arc::clone(&shared);
                     tokio::spawn(async move {
                         let _ = stream.set_nodelay(true);
-                        one(stream, listener.purpose, shared).await;
-                        drop(place);
+                        one(stream, listener.purpose, shared, place).await;
                     });
                 }
                 // A connection that was gone before it was accepted, or no
@@ -287,15 +287,15 @@ fn listen(
 }
 
 /// One connection, by what its listener is for.
-async fn one(stream: TcpStream, purpose: ListenerPurpose, shared: Arc<Shared>) {
+async fn one(stream: TcpStream, purpose: ListenerPurpose, shared: Arc<Shared>, place: Place) {
     match purpose {
-        ListenerPurpose::Proxy => serve::proxy(stream, shared).await,
+        ListenerPurpose::Proxy => serve::proxy(stream, shared, place).await,
         ListenerPurpose::Dns => dns::serve_tcp(stream, shared).await,
         ListenerPurpose::Http | ListenerPurpose::Https | ListenerPurpose::Tcp => {
             // The address that was meant: every address is local in there.
             if let Ok(meant) = stream.local_addr() {
                 let destination = Destination::of_address(meant.ip(), meant.port(), &shared);
-                serve::connection(stream, destination, shared).await;
+                serve::connection(stream, destination, shared, place).await;
             }
         }
     }

@@ -86,7 +86,8 @@ pub async fn answer(parts: Parts, body: Received, world: &Arc<World>) -> io::Res
         [service, _] if service.starts_with("grpc") => Ok(grpc(body)),
         ["redirect", ..] => {
             let code = number(&query, "code", 302) as u16;
-            let mut answer = plain(StatusCode::from_u16(code).unwrap_or(StatusCode::FOUND), "text/plain", "elsewhere\n");
+            let mut answer =
+                plain(StatusCode::from_u16(code).unwrap_or(StatusCode::FOUND), "text/plain", "elsewhere\n");
             set(answer.headers_mut(), "location", query.get("to").map_or("/", String::as_str));
             Ok(answer)
         }

@@ -44,10 +44,9 @@ pub async fn answer(parts: Parts, body: Received) -> io::Result<Response<Answer>
         ),
         // Keys that an API shows or mints: a preset denies them.
         "/v1/organizations/api_keys" => text(StatusCode::OK, json!({"data": [{"id": "apikey_test"}]})),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            json!({"type": "error", "error": {"type": "not_found_error", "message": path}}),
-        ),
+        _ => {
+            text(StatusCode::NOT_FOUND, json!({"type": "error", "error": {"type": "not_found_error", "message": path}}))
+        }
     }
 }
 
@@ -60,9 +59,7 @@ fn stream(model: String) -> Response<Answer> {
         json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
     ];
     for word in WORDS {
-        events.push(
-            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}),
-        );
+        events.push(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}));
     }
     events.push(json!({"type": "content_block_stop", "index": 0}));
     events.push(json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null},

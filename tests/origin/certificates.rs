@@ -66,8 +66,7 @@ impl Authority {
         let name = if kind == Kind::WrongName { "somebody-else.test" } else { name };
         let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(other)?;
         params.distinguished_name.push(DnType::CommonName, "an origin of the tests");
-        params.not_after =
-            if kind == Kind::Expired { date_time_ymd(2001, 1, 1) } else { date_time_ymd(2098, 1, 1) };
+        params.not_after = if kind == Kind::Expired { date_time_ymd(2001, 1, 1) } else { date_time_ymd(2098, 1, 1) };
         params.not_before = date_time_ymd(2000, 1, 1);
         params.use_authority_key_identifier_extension = kind != Kind::SelfSigned;
         let made = match kind {
