@@ -24,6 +24,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -43,6 +44,7 @@ NEIGHBOUR = "203.0.113.1"
 MITMPROXY = ("127.0.0.1", 8081)
 SQUID = ("127.0.0.1", 8082)
 CERTGEN = "/usr/lib/squid/security_file_certgen"
+TICKS = os.sysconf("SC_CLK_TCK")  # of processor time, a second
 SELF = os.path.abspath(__file__)
 
 
@@ -59,7 +61,7 @@ def into_namespaces(arguments):
     if os.geteuid() != 0:
         argv += ["--user", "--map-root-user"]
     argv += [sys.executable, SELF, "--inside", f"{os.getuid()}:{os.getgid()}", *arguments]
-    return subprocess.run(argv).returncode
+    os.execvp(argv[0], argv)
 
 
 def command(*argv, **options):
@@ -93,13 +95,13 @@ def answers(address):
         return False
 
 
-def start_origin(loadgen, authority, token, scratch):
+def start_origin(setup, protocols):
     """The origin in a namespace of its own, joined to this one, with a name."""
-    log = os.path.join(scratch, "origin.log")
-    argv = ["unshare", "--net", loadgen, "origin", "--name", HOST]
-    origin = start([*argv, "--authority", authority, "--expect", token], log)
+    log = os.path.join(setup.scratch, "origin.log")
+    argv = ["unshare", "--net", setup.loadgen, "origin", "--name", HOST, "--protocols", protocols]
+    origin = start([*argv, "--authority", setup.authority, "--expect", setup.token], log)
     try:
-        wait_for("origin", origin, log, lambda: os.path.exists(authority))
+        wait_for("origin", origin, log, lambda: os.path.exists(setup.authority))
         there = ["nsenter", f"--target={origin.pid}", "--net"]
         command("ip", "link", "set", "lo", "up")
         command(
@@ -110,7 +112,7 @@ def start_origin(loadgen, authority, token, scratch):
         command("ip", "link", "set", "here", "up")
         command(*there, "ip", "address", "add", f"{ADDRESS}/24", "dev", "there")
         command(*there, "ip", "link", "set", "there", "up")
-        hosts = os.path.join(scratch, "hosts")
+        hosts = os.path.join(setup.scratch, "hosts")
         with open(hosts, "w") as file:
             file.write(f"127.0.0.1 localhost\n{ADDRESS} {HOST}\n")
         command("mount", "--bind", hosts, "/etc/hosts")
@@ -144,7 +146,7 @@ def processor_of(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:
             times = file.read().rpartition(")")[2].split()[11:13]
-        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, times)) / TICKS
     except OSError:
         return 0.0
 
@@ -179,10 +181,10 @@ class Contender:
         self.options = options or {}
         self.memory = 0.0
         self.results = {}
-        self.processor = {}
+        self.origin = None  # its process
 
     def measure(self, arguments, patience):
-        """The client's figures; the proxy's memory and processor time while it ran."""
+        """The client's figures, and the processor time that each part used."""
         process = subprocess.Popen(
             [*self.argv, *arguments],
             stdin=subprocess.DEVNULL,
@@ -196,14 +198,17 @@ class Contender:
             proxy = self.server.pid
         elif self.name == "belljar":
             proxy = process.pid
-        begun = processor_of(proxy) if self.server else 0.0
-        used = 0.0
+        watched = [pid for pid in (proxy, self.origin) if pid]
+        begun = {pid: 0.0 if pid == process.pid else processor_of(pid) for pid in watched}
+        used = {}
         end = time.monotonic() + patience
         while True:
             if proxy:
                 pids = [proxy, *descendants(proxy)] if self.server else [proxy]
                 self.memory = max(self.memory, sum(map(peak_of, pids)))
-                used = max(used, processor_of(proxy) - begun)
+            for pid in watched:
+                # Of a process that has just ended, what was seen last.
+                used[pid] = max(used.get(pid, 0.0), processor_of(pid) - begun[pid])
             try:
                 output, errors = process.communicate(timeout=0.05)
                 break
@@ -214,7 +219,11 @@ class Contender:
                     raise Failed(f"{self.name}: no end within {patience:.0f} s") from None
         if process.returncode != 0:
             raise Failed(f"{self.name} exited with {process.returncode}: {errors.strip()[-600:]}")
-        return json.loads(output), used
+        result = json.loads(output)
+        result["client us"] = result.pop("processor") / TICKS * 1e6
+        result["origin us"] = used.get(self.origin, 0.0) * 1e6
+        result["proxy us"] = used.get(proxy, 0.0) * 1e6
+        return result
 
 
 def as_caller(ids):
@@ -340,8 +349,7 @@ class Setup:
         shutil.copy(options.loadgen, self.loadgen)
         self.authority = os.path.join(scratch, "origin-ca.pem")
         self.token = "bench-" + secrets.token_urlsafe(32)
-        self.running = []
-        self.running.append(start_origin(self.loadgen, self.authority, self.token, scratch))
+        self.running = [start_origin(self, options.protocols)]
 
     def server(self, argv, log):
         self.running.append(start(argv, log))
@@ -407,7 +415,7 @@ def measure_all(contenders, wanted, options, say):
                 continue  # the first round warms caches, and is not counted
             for contender in contenders:
                 try:
-                    result, used = contender.measure(figure.arguments, 60 + options.bytes / 1e7)
+                    result = contender.measure(figure.arguments, 60 + options.bytes / 1e7)
                 except Failed as error:
                     if contender.name in ("direct", "belljar"):
                         raise
@@ -415,7 +423,6 @@ def measure_all(contenders, wanted, options, say):
                         say(f"SKIPPED: {figure.title}: {error}")
                     continue
                 if number > 0:
-                    result["used"] = used
                     contender.results.setdefault(name, []).append(result)
 
 
@@ -446,6 +453,26 @@ def table(contenders, name, figure, say):
         if times:
             line += f" {median(contender, name, 'p50'):>9.3f} {median(contender, name, 'p99'):>9.3f}"
         say(line + f" {value / direct:>9.2f}")
+
+
+def parts(contenders, say):
+    """What each part of the way costs; with all processors busy, that is the limit."""
+    say("")
+    say("peak resident memory under all of that, and processor time of a request with many clients")
+    say(f"  {'':<10} {'MB':>14} {'client us':>9} {'origin us':>9} {'proxy us':>9}")
+    for contender in contenders:
+        line = f"  {contender.name:<10} " + (f"{contender.memory:>14.1f}" if contender.memory else f"{'-':>14}")
+        for part in ("client us", "origin us", "proxy us"):
+            used, count = median(contender, "cl", part), median(contender, "cl", "all")
+            line += f" {used / count:>9.1f}" if used else f" {'-':>9}"
+        say(line)
+    count = median(contenders[0], "cl", "all")
+    client, origin = (median(contenders[0], "cl", part) / count for part in ("client us", "origin us"))
+    if min(client, origin) > 0:
+        # Direct is as fast as the slower of two threads, given a CPU for each.
+        most = min(1, os.cpu_count() * max(client, origin) / (2 * (client + origin)))
+        say("A proxy that opens TLS is a second client and a second origin. If it were nothing else,")
+        say(f"these {os.cpu_count()} CPUs would have time for {most:.0%} of direct's requests/s.")
 
 
 def mark(good):
@@ -484,12 +511,15 @@ def measure(options, scratch, say):
         say(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}")
         say("- client, origin and each proxy share the CPUs; client and origin have one thread each")
         say("- TLS 1.3, no session is resumed; the origin has an ECDSA P-256 certificate")
+        say(f"- the origin offers {options.protocols}, the client speaks http/1.1; which of them a proxy")
+        say("  takes for its own way to the origin is its choice")
         say("- mitmproxy and squid only pass on; belljar also adds a secret, masks and records")
         say("- squid and belljar write a line for each request, mitmproxy does not")
         say("- proxies may keep connections to the origin for the next client's connection")
         for name in options.only:
             try:
                 contender = MAKERS[name](options, setup)
+                contender.origin = setup.running[0].pid
                 contender.measure(keep("/cl", 1, 0.1), 20)
                 contenders.append(contender)
             except Failed as error:
@@ -500,15 +530,7 @@ def measure(options, scratch, say):
         measure_all(contenders, wanted, options, say)
         for name, figure in wanted.items():
             table(contenders, name, figure, say)
-        say("")
-        say("peak resident memory under that load, and processor time of the proxy for a request")
-        for contender in contenders:
-            if contender.name == "direct":
-                continue
-            used = median(contender, "cl", "used")
-            count = median(contender, "cl", "all")
-            each = f"{used / count * 1e6:8.0f} us" if used and count else ""
-            say(f"  {contender.name:<10} {contender.memory:8.1f} MB {each}")
+        parts(contenders, say)
         by_name = {contender.name: contender for contender in contenders}
         if "belljar" in by_name and "direct" in by_name:
             goals(by_name["direct"], by_name["belljar"], options, say)
@@ -528,6 +550,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (default 2)")
     parser.add_argument("--clients", type=int, default=16, help="at once (default 16)")
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="of the big body")
+    parser.add_argument("--protocols", default="h2,http/1.1",
+                        help="what the origin offers, the best first (default h2,http/1.1)")
     parser.add_argument("--only", type=lambda names: names.split(","), default=list(MAKERS),
                         help="contenders, with commas; direct comes first")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
@@ -535,7 +559,8 @@ def main():
     if options.only[0] != "direct" or not set(options.only) <= set(MAKERS):
         parser.error(f"--only: direct, then any of {', '.join(list(MAKERS)[1:])}")
     if options.inside is None:
-        return into_namespaces(sys.argv[1:])
+        into_namespaces(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     # Readable by the id that root's agent has.
     scratch = tempfile.mkdtemp(prefix="belljar-bench-", dir=os.environ.get("TMPDIR", "/tmp"))
     os.chmod(scratch, 0o755)

@@ -7,6 +7,7 @@ mod child;
 mod harness;
 
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -260,6 +261,34 @@ fn what_an_agent_wrote_cannot_speak_to_the_terminal_or_as_belljar() {
 }
 
 #[test]
+fn no_row_of_a_terminal_begins_with_what_an_agent_wrote() {
+    let jar = Jar::new();
+    let run = LiveRun::new(&jar, "20260101-000000000-aaaaaa");
+    let store = store(&jar);
+    let mut held = held(&run, "POST", &format!("/{}", "p".repeat(300)));
+    held.body = Body::Whole(format!("{}zzzzzz  9m left\n", " ".repeat(38)).into_bytes());
+    let id = store.hold(held).expect("hold").id;
+    for (arguments, marks) in [(&["approvals"][..], 1), (&["approvals", "show", &id], 7)] {
+        let size = nix::pty::Winsize { ws_row: 24, ws_col: 40, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = nix::pty::openpty(&size, None).expect("a terminal");
+        let mut command = jar.belljar(arguments);
+        command.stdout(pair.slave);
+        let mut child = command.spawn().expect("start");
+        drop(command);
+        let mut shown = Vec::new();
+        // The terminal ends with EIO when nobody holds its other side.
+        let _ = fs::File::from(pair.master).read_to_end(&mut shown);
+        assert!(child.wait().expect("wait").success());
+        let shown = String::from_utf8_lossy(&shown).replace('\r', "");
+        let rows: Vec<&str> = shown.lines().collect();
+        assert!(rows.iter().all(|row| row.len() <= 40), "{shown}");
+        assert!(rows.iter().filter(|row| row.starts_with("     > ") || row.starts_with("|> ")).count() >= marks);
+        assert!(!rows.iter().any(|row| row.starts_with("zzzzzz") || row.starts_with("ppp")), "{shown}");
+        assert!(shown.contains("> zzzzzz") || !arguments.contains(&"show"), "{shown}");
+    }
+}
+
+#[test]
 fn watch_tells_of_each_and_what_became_of_it_and_ends_with_its_reader() {
     let jar = Jar::new();
     let run = LiveRun::new(&jar, "20260101-000000000-aaaaaa");
@@ -302,7 +331,7 @@ fn asking_for_fifty_costs_little() {
         }
     }
     // A second's worth of questions.
-    assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]

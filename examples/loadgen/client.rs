@@ -1,5 +1,6 @@
 //! The client: what is measured, and how.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
@@ -57,7 +58,7 @@ struct Load {
 
 pub async fn measure(options: Options) -> Result<(), Failure> {
     let connector = Connector::new(options.way)?;
-    let figures = match options.what {
+    let mut figures = match options.what {
         What::Auth => {
             whole(connector.connect().await?.get("/auth").await?.into_body()).await?;
             json!({})
@@ -67,8 +68,17 @@ pub async fn measure(options: Options) -> Result<(), Failure> {
         What::Sse => json!(events(&connector).await?),
         What::Big { bytes } => json!({ "bytes_per_second": big(&connector, bytes).await? }),
     };
+    figures["processor"] = json!(processor()?);
     println!("{figures}");
     Ok(())
+}
+
+/// Clock ticks of processor time that this process has used (proc(5), stat).
+fn processor() -> Result<u64, Failure> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The fields after the program's name, which may have spaces in it.
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    fields.skip(11).take(2).map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
 }
 
 /// Runs `client` as often as the load says, at once, and gathers its times.

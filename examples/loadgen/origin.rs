@@ -44,6 +44,9 @@ pub struct Options {
     /// The file that the authority's certificate is written to.
     #[arg(long)]
     authority: PathBuf,
+    /// The protocols it offers, the best first.
+    #[arg(long, value_delimiter = ',', default_value = "h2,http/1.1")]
+    protocols: Vec<String>,
     /// The bearer token that /auth expects.
     #[arg(long)]
     expect: Option<String>,
@@ -51,7 +54,9 @@ pub struct Options {
 
 pub async fn serve(options: Options) -> Result<(), Failure> {
     let listener = TcpListener::bind(options.listen).await?;
-    let acceptor = TlsAcceptor::from(Arc::new(keys::make(&options.name, &options.authority)?));
+    let mut tls = keys::make(&options.name, &options.authority)?;
+    tls.alpn_protocols = options.protocols.into_iter().map(String::into_bytes).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
     let expected = options.expect.map(|token| Arc::from(format!("Bearer {token}")));
     let piece = piece();
     loop {

@@ -1,19 +1,28 @@
 //! The demonstration: a repository with secrets, an agent that goes for them,
 //! and what each side saw. Everything shown is read from the real run.
 
+mod origin;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::config::{Caller, Dirs};
+use secrecy::SecretBox;
+
+use crate::config::{Caller, Dirs, VaultConfig, create_private};
 use crate::error::{Context, Result};
 use crate::launch::{self, RunOptions};
 use crate::plan::{Access, ProjectArgument, Request, build};
 use crate::runs;
+use crate::vault::{Binding, Injection, PLACEHOLDER, Record, Vault};
+
+use origin::Origin;
 
 const AGENT: &str = include_str!("agent.sh");
 const SECRET: &str = "API_KEY=sk-demo-0123456789";
+/// What the service wants.
+const KEY: &str = "shop-demo-9876543210";
 
 /// Runs the demonstration in `place`; returns the agent's exit code.
 pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str) -> Result<()>) -> Result<u8> {
@@ -22,14 +31,17 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
     say(&format!(
         "belljar demo: a stranger's program works on your repository.\n\n\
          On the host there is {}:\n{}\
-         Its .env says {SECRET}; config/id_rsa is a private key.\n\n",
+         Its .env says {SECRET}; config/id_rsa is a private key.\n\
+         A service on this machine wants the key {KEY}; it is in belljar's vault.\n\n",
         project.display(),
         listing(&project)?,
     ))?;
+    let service = Origin::start(place)?;
+    set_up_gateway(&service, dirs)?;
     let command = ["sh", "-c", AGENT, "agent"]
         .map(str::to_owned)
         .into_iter()
-        .chain([caller.home.display().to_string()])
+        .chain([caller.home.display().to_string(), format!("https://localhost:{}/", service.port)])
         .collect();
     let request = Request {
         group: "main".to_owned(),
@@ -61,6 +73,7 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
          {:<38} uid {host_uid}\n  \
          {:<38} {} (owner on disk: uid {owner})\n  \
          {:<38} {}\n  \
+         {:<38} {}\n  \
          {:<38} {left} run directories, no container, no image\n\n\
          The agent {}. Now your own: belljar explain, then belljar run -- COMMAND\n",
         "compared with the kernel's own view:",
@@ -71,10 +84,42 @@ pub fn run(place: &Path, caller: &Caller, dirs: &Dirs, say: &mut dyn FnMut(&str)
         text.trim(),
         "the project's .env still says:",
         fs::read_to_string(project.join(".env")).unwrap_or_default().trim(),
+        "the service was sent, by the gateway,",
+        service.received(),
         "left behind:",
         receipt["cause"].as_str().unwrap_or("ended"),
     ))?;
     Ok(code)
+}
+
+/// A key for the service, which the agent may use and never see; and the leave
+/// to reach it, because it is on this machine.
+fn set_up_gateway(service: &Origin, dirs: &Dirs) -> Result<()> {
+    create_private(&dirs.config)?;
+    let write = |name: &str, text: String| {
+        let path = dirs.config.join(name);
+        fs::write(&path, text).step(|| format!("write {}", path.display()))
+    };
+    write("config.toml", format!("[gateway]\nextra_roots = [{:?}]\n", service.certificate))?;
+    write("policy.toml", format!("[[allow_private]]\nhost = \"localhost\"\nport = {}\n", service.port))?;
+    let record = Record {
+        name: "shop".to_owned(),
+        groups: vec!["main".to_owned()],
+        preset: None,
+        bindings: vec![Binding {
+            host: "localhost".to_owned(),
+            port: service.port,
+            path: "/*".to_owned(),
+            injection: Injection::Bearer,
+            strip: Vec::new(),
+        }],
+        denied: Vec::new(),
+        variables: vec![("SHOP_KEY".to_owned(), PLACEHOLDER.to_owned())],
+        created: jiff::Timestamp::now(),
+        rotated: None,
+    };
+    let value = SecretBox::new(KEY.as_bytes().into());
+    Vault::new(dirs, &VaultConfig::default()).add(record, &value).map(drop)
 }
 
 fn make_repository(project: &Path) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What this host can do. Each check tries the real thing where that is
 //! harmless, in a child that is thrown away, and names the cause when it fails.
 
+mod gateway;
 mod host;
 mod namespaces;
 mod runtime;
@@ -53,6 +54,7 @@ pub fn examine(caller: &Caller, dirs: &Dirs) -> Vec<Finding> {
     let mut findings = vec![host::kernel(), host::caller(caller)];
     findings.extend(namespaces::examine());
     findings.extend(runtime::examine(caller));
+    findings.extend(gateway::examine(caller, dirs));
     findings.push(host::cgroup());
     findings.push(host::subordinate_ids(caller));
     findings.push(host::watches());

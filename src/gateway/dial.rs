@@ -46,7 +46,7 @@ pub async fn dial(host: &Host, port: u16, policy: &Policy, patience: Duration) -
             }
         },
     };
-    let private_allowed = policy.allow_private.iter().any(|allowed| allowed.port == port && allowed.host.matches(host));
+    let private_allowed = policy.allows_private(host, port);
     let own = own_addresses();
     let judged: Vec<_> = found.iter().map(|address| (*address, judge(*address, &own))).collect();
     let good: Vec<IpAddr> =

@@ -12,6 +12,7 @@ use hyper::header::{
     HeaderName, HeaderValue, IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::approval;
@@ -20,12 +21,15 @@ use super::exchange::{Direction, Exchange};
 use super::inject::Choice;
 use super::redact::{Coding, Decoded, Needles, RedactedBody, mask_headers};
 use super::refusal::Refusal;
-use super::shared::Shared;
+use super::shared::{Place, Shared};
 use super::upstream::Versions;
 use super::{send, websocket};
 use crate::policy::{Action, Authority, Host, NormalPath, Query, check_method};
 use crate::record::{Entry, Kind};
 use crate::store::Taken;
+
+/// Headers that ask the origin to take the request for another method.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// What the connection says of its requests.
 #[derive(Debug, Clone)]
@@ -38,6 +42,8 @@ pub struct Scope {
     pub host: Option<Host>,
     /// The port that the connection was made for.
     pub port: u16,
+    /// The connection's place.
+    pub place: Place,
 }
 
 /// How the origin is spoken to.
@@ -114,6 +120,7 @@ pub async fn answer(
         ..Entry::new(Kind::Request, SystemTime::now())
     };
     let exchange = Exchange::begin(&shared, entry);
+    let method = request.method().clone();
     let response = match pass(request, &scope, &shared, &exchange).await {
         Ok(response) => response,
         Err(mut refusal) => {
@@ -126,7 +133,7 @@ pub async fn answer(
                 }
             });
             refusal
-                .response(&shared.run)
+                .response(&shared.run, &method)
                 .map(|body| Body::new(Counted::new(body, Arc::clone(&exchange), Direction::Back)))
         }
     };
@@ -158,7 +165,7 @@ async fn pass(
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(EXPECT);
     parts.headers.remove(HOST);
-    let needles = shared.secrets.needles_for(&judged.host).filter(|_| judged.scheme == Scheme::Https);
+    let needles = shared.secrets.needles_for(&judged.host, judged.scheme);
     if needles.is_some() {
         without_pieces(&mut parts.headers);
     }
@@ -170,7 +177,7 @@ async fn pass(
     if let (Some(parent), Scheme::Http) = (&shared.parent, judged.scheme) {
         parent.authorize(&mut parts.headers);
     }
-    parts.version = Version::HTTP_11;
+    let version = std::mem::replace(&mut parts.version, Version::HTTP_11);
     parts.uri = target(&judged)?;
     parts.extensions.clear();
     exchange.note(|entry| entry.secret = (!choice.is_empty()).then(|| choice.names()));
@@ -178,9 +185,11 @@ async fn pass(
         Some(read) => Body::new(Counted::new(read.followed_by(body), Arc::clone(exchange), Direction::Out)),
         None => Body::new(Counted::new(body, Arc::clone(exchange), Direction::Out)),
     };
-    let versions = if upgrade { Versions::Http1 } else { Versions::Any };
+    // The same version on both sides where it can be: nothing is translated.
+    let versions = if version == Version::HTTP_2 { Versions::Any } else { Versions::Http1 };
     let pool = shared.pools.get(&choice.names(), versions);
     let response = send::send(pool, Request::from_parts(parts, body), shared.times.response).await?;
+    let agent_side = agent_side.map(|agent| (agent, Arc::clone(&scope.place)));
     come_back(response, agent_side, needles, shared, exchange)
 }
 
@@ -203,6 +212,11 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
     }
     if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
         return Err(Refusal::malformed("the request has two Content-Length"));
+    }
+    // Some frameworks take the method from here: a rule for it would be passed by.
+    if let Some(name) = METHOD_OVERRIDES.iter().find(|name| headers.contains_key(**name)) {
+        return Err(Refusal::malformed(format!("the request says another method than its own, in {name}"))
+            .hint("send the method itself"));
     }
     let mut named: Option<Authority> = None;
     let hosts = headers.get_all(HOST).iter();
@@ -318,14 +332,14 @@ async fn decide(
 /// The way back: masked where a secret goes to the host.
 fn come_back(
     mut response: Response<Incoming>,
-    agent_side: Option<hyper::upgrade::OnUpgrade>,
+    agent_side: Option<(OnUpgrade, Place)>,
     needles: Option<&Needles>,
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange>,
 ) -> Result<Response<Body>, Refusal> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched {
-        let Some(agent_side) = agent_side else {
+        let Some((agent_side, place)) = agent_side else {
             return Err(Refusal::upstream("the origin changed the protocol unasked"));
         };
         if needles.is_some() && response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS) {
@@ -334,7 +348,7 @@ fn come_back(
             ));
         }
         let origin_side = hyper::upgrade::on(&mut response);
-        websocket::start(agent_side, origin_side, needles.cloned(), exchange);
+        websocket::start((agent_side, place), origin_side, needles.cloned(), exchange);
     } else if response.status().is_informational() {
         return Err(Refusal::upstream("the origin ended with an interim answer"));
     }

@@ -6,6 +6,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::forward::Scheme;
 use super::redact::Needles;
 use super::refusal::Refusal;
 use crate::error::{Context, Error, Result};
@@ -16,6 +17,8 @@ use crate::vault::{Injection, Record, Secret};
 pub struct Secrets {
     armed: Vec<Armed>,
     needles: Needles,
+    /// Something that every host could send back: OneCLI's token.
+    everywhere: bool,
 }
 
 struct Armed {
@@ -60,17 +63,17 @@ impl Secrets {
             }
         }
         let needles = Needles::new(values.iter().map(|value| value.as_slice()));
-        Ok(Self { armed, needles })
+        Ok(Self { armed, needles, everywhere: !more.is_empty() })
     }
 
-    /// Whether there is one at all.
-    pub fn is_empty(&self) -> bool {
-        self.armed.is_empty()
-    }
-
-    /// What must not come back from the host: nothing where no secret goes.
-    pub fn needles_for(&self, host: &Host) -> Option<&Needles> {
-        let goes = self.armed.iter().flat_map(|one| &one.bindings).any(|bound| bound.host.matches(host));
+    /// What must not come back from the host: nothing where no secret goes. No
+    /// secret goes in clear.
+    pub fn needles_for(&self, host: &Host, scheme: Scheme) -> Option<&Needles> {
+        if self.everywhere {
+            return Some(&self.needles);
+        }
+        let goes = scheme == Scheme::Https
+            && self.armed.iter().flat_map(|one| &one.bindings).any(|bound| bound.host.matches(host));
         goes.then_some(&self.needles)
     }
 

@@ -12,6 +12,7 @@ mod dial;
 mod dns;
 mod exchange;
 mod forward;
+mod greedy;
 mod inject;
 mod names;
 mod onecli;
@@ -30,9 +31,11 @@ mod websocket;
 
 use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
@@ -48,7 +51,7 @@ pub use truststore::PASSWORD as TRUSTSTORE_PASSWORD;
 use authority::Authority;
 use inject::Secrets;
 use serve::Destination;
-use shared::Shared;
+use shared::{Place, Shared};
 use times::Times;
 use upstream::{Network, Pools};
 
@@ -87,8 +90,10 @@ pub struct Setup {
     pub vault: Vault,
     /// belljar's directories.
     pub dirs: Dirs,
-    /// Whom origins are verified by.
-    pub roots: Roots,
+    /// Files with authorities beside the platform's.
+    pub extra_roots: Vec<PathBuf>,
+    /// Our authority, and OneCLI's after it, when that is the vault.
+    pub ours: Vec<CertificateDer<'static>>,
     /// OneCLI's proxy, when it is the vault.
     pub parent: Option<ParentProxy>,
 }
@@ -96,8 +101,8 @@ pub struct Setup {
 /// What the gateway's thread says.
 #[derive(Debug)]
 pub enum Said {
-    /// It serves.
-    Serving,
+    /// It serves; this is what the agent's programs are to trust.
+    Serving(Trust),
     /// It cannot go on; nothing leaves any more.
     Failed(Error),
 }
@@ -117,19 +122,24 @@ impl Gateway {
         let (stop, stop_receiver) = oneshot::channel();
         let run = run.to_owned();
         let thread = std::thread::spawn(move || {
-            let failed = |error: Error| {
-                say(Said::Failed(error));
-                None
+            let work = || {
+                let (fatal, fatal_receiver) = unbounded_channel();
+                let (shared, trust) = prepare(setup, run, &master, fatal)?;
+                let shared = Arc::new(shared);
+                drop(master);
+                let serving = || say(Said::Serving(trust));
+                serve_until(&shared, listeners_receiver, stop_receiver, fatal_receiver, serving)?;
+                shared.store.cancel_run(&shared.run, "the run has ended")?;
+                shared.log.finish()
             };
-            let (fatal, fatal_receiver) = unbounded_channel();
-            let shared = match prepare(setup, run, &master, fatal) {
-                Ok(shared) => Arc::new(shared),
-                Err(error) => return failed(error),
-            };
-            drop(master);
-            match serve_until(&shared, listeners_receiver, stop_receiver, fatal_receiver, &say) {
-                Ok(()) => shared.log.finish().map_or_else(failed, Some),
-                Err(error) => failed(error),
+            // Also a panic is told: without a gateway the run has to end.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            match ended.unwrap_or_else(|_| Err(Error::failed("the gateway has panicked"))) {
+                Ok(head) => Some(head),
+                Err(error) => {
+                    say(Said::Failed(error));
+                    None
+                }
             }
         });
         Self { listeners: Some(listeners), stop: Some(stop), thread }
@@ -157,7 +167,7 @@ fn prepare(
     run: String,
     master: &Master,
     fatal: tokio::sync::mpsc::UnboundedSender<Error>,
-) -> Result<Shared> {
+) -> Result<(Shared, Trust)> {
     let secrets = match &setup.parent {
         Some(_) => Vec::new(),
         None => setup.vault.open(master, &setup.group)?,
@@ -165,15 +175,21 @@ fn prepare(
     let more = setup.parent.as_ref().map(ParentProxy::needles).unwrap_or_default();
     let secrets = Secrets::new(secrets, &more)?;
     let authority = Authority::open(&AuthorityFiles::new(&setup.dirs), &setup.vault, master)?;
+    let mut roots = Roots::load(&setup.extra_roots)?;
+    let trust = Trust::new(&roots, &setup.ours);
+    // Origins behind OneCLI show certificates of its authority.
+    for authority in setup.ours.iter().skip(1) {
+        roots.add(authority.clone());
+    }
     let times = Times::new(&setup.config);
     let network = Arc::new(Network::new(
         Arc::clone(&setup.policy),
-        &setup.roots,
+        &roots,
         authority.certificate(),
         times,
         setup.parent.clone(),
     )?);
-    Ok(Shared {
+    let shared = Shared {
         log: Log::create(&setup.dirs, &run, &setup.group)?,
         store: Arc::new(Store::open(&setup.dirs)?),
         run,
@@ -193,7 +209,8 @@ fn prepare(
         places: Arc::new(Semaphore::new(setup.config.connections.unwrap_or(CONNECTIONS))),
         names: Mutex::default(),
         fatal,
-    })
+    };
+    Ok((shared, trust))
 }
 
 fn serve_until(
@@ -201,7 +218,7 @@ fn serve_until(
     listeners: oneshot::Receiver<Vec<(Opened, OwnedFd)>>,
     stop: oneshot::Receiver<()>,
     mut fatal: UnboundedReceiver<Error>,
-    say: &(impl Fn(Said) + Send),
+    serving: impl FnOnce(),
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -216,7 +233,7 @@ fn serve_until(
         for (opened, socket) in listeners {
             listen(&mut tasks, opened, socket, shared)?;
         }
-        say(Said::Serving);
+        serving();
         tokio::select! {
             _ = stop => Ok(()),
             Some(error) = fatal.recv() => Err(error),
@@ -251,14 +268,13 @@ fn listen(
     tasks.spawn(async move {
         loop {
             // A place first: what cannot be served stays in the backlog.
-            let place = Arc::clone(&shared.places).acquire_owned().await.step(step)?;
+            let place = Arc::new(Arc::clone(&shared.places).acquire_owned().await.step(step)?);
             match socket.accept().await {
                 Ok((stream, _)) => {
                     let shared = Arc::clone(&shared);
                     tokio::spawn(async move {
                         let _ = stream.set_nodelay(true);
-                        one(stream, listener.purpose, shared).await;
-                        drop(place);
+                        one(stream, listener.purpose, shared, place).await;
                     });
                 }
                 // A connection that was gone before it was accepted, or no
@@ -271,15 +287,15 @@ fn listen(
 }
 
 /// One connection, by what its listener is for.
-async fn one(stream: TcpStream, purpose: ListenerPurpose, shared: Arc<Shared>) {
+async fn one(stream: TcpStream, purpose: ListenerPurpose, shared: Arc<Shared>, place: Place) {
     match purpose {
-        ListenerPurpose::Proxy => serve::proxy(stream, shared).await,
+        ListenerPurpose::Proxy => serve::proxy(stream, shared, place).await,
         ListenerPurpose::Dns => dns::serve_tcp(stream, shared).await,
         ListenerPurpose::Http | ListenerPurpose::Https | ListenerPurpose::Tcp => {
             // The address that was meant: every address is local in there.
             if let Ok(meant) = stream.local_addr() {
                 let destination = Destination::of_address(meant.ip(), meant.port(), &shared);
-                serve::connection(stream, destination, shared).await;
+                serve::connection(stream, destination, shared, place).await;
             }
         }
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use hyper::{Response, StatusCode};
+use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Body;
@@ -54,22 +54,26 @@ impl Refusal {
         self
     }
 
-    /// The answer for the agent.
-    pub fn response(&self, run: &str) -> Response<Body> {
+    /// The answer for the agent to a request with this method.
+    pub fn response(&self, run: &str, method: &Method) -> Response<Body> {
         let seconds = self.retry_after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
         let error = json!({
             "type": "belljar_refused",
             "code": self.code,
             "message": format!("belljar: {}", printable(&self.reason)),
             "rule": self.rule,
-            "hint": self.hint.as_deref().map(printable),
+            "hint": self.hint.as_deref().map(printable_lines),
             "retry_after_seconds": seconds,
             "run": run,
         });
         let text = format!("{}\n", json!({ "type": "error", "error": error }));
-        let mut response = Response::new(Body::new(Full::new(Bytes::from(text)).map_err(|never| match never {})));
+        let length = text.len();
+        // An answer to HEAD has no body (RFC 9110, 9.3.2), which HTTP/2 insists on.
+        let text = if method == Method::HEAD { Bytes::new() } else { Bytes::from(text) };
+        let mut response = Response::new(Body::new(Full::new(text).map_err(|never| match never {})));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(HeaderName::from_static("x-belljar-refused"), HeaderValue::from_static(self.code));
@@ -81,4 +85,9 @@ impl Refusal {
         }
         response
     }
+}
+
+/// Text of several lines, such as a rule to add, with each line printable.
+fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }

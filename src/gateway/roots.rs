@@ -43,6 +43,16 @@ impl Roots {
         Ok(Self { certificates })
     }
 
+    /// Refuses configured files that cannot be read.
+    pub fn check(extra: &[PathBuf]) -> Result<()> {
+        extra.iter().try_for_each(|path| read_pem(path).map(drop))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.certificates.len()
+    }
+
     /// Trusts one more.
     pub fn add(&mut self, certificate: CertificateDer<'static>) {
         self.certificates.push(certificate);

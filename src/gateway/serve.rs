@@ -15,12 +15,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::body::Body;
 use super::exchange::Exchange;
 use super::forward::{self, Scheme, Scope};
+use super::greedy::Greedy;
 use super::refusal::Refusal;
-use super::shared::{Inspection, Shared};
+use super::shared::{Inspection, Place, Shared};
 use super::sniff::{Opening, Replayed};
 use super::websocket::both_ways;
 use crate::policy::{Authority, Host};
@@ -77,17 +79,17 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// Serves a connection to the proxy.
-pub async fn proxy(stream: impl Stream, shared: Arc<Shared>) {
+pub async fn proxy(stream: impl Stream, shared: Arc<Shared>, place: Place) {
     let on_request = {
         let shared = Arc::clone(&shared);
-        service_fn(move |request| proxied(request, Arc::clone(&shared)))
+        service_fn(move |request| proxied(request, Arc::clone(&shared), Arc::clone(&place)))
     };
     // What a client does wrong ends its connection, and nothing else.
     let _ = http1_server(&shared).serve_connection(TokioIo::new(stream), on_request).with_upgrades().await;
 }
 
 /// One request to the proxy: CONNECT, or http in absolute form.
-async fn proxied(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+async fn proxied(request: Request<Incoming>, shared: Arc<Shared>, place: Place) -> Result<Response<Body>, Infallible> {
     let refused = |refusal: Refusal| {
         let entry = Entry {
             method: Some(request.method().to_string()),
@@ -97,7 +99,7 @@ async fn proxied(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Resp
             ..Entry::new(Kind::Refused, SystemTime::now())
         };
         shared.record(entry);
-        Ok(refusal.response(&shared.run))
+        Ok(refusal.response(&shared.run, request.method()))
     };
     if request.method() == Method::CONNECT {
         return match connect_target(&request) {
@@ -105,7 +107,7 @@ async fn proxied(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Resp
                 let upgrade = hyper::upgrade::on(request);
                 tokio::spawn(async move {
                     if let Ok(stream) = upgrade.await {
-                        connection(TokioIo::new(stream), destination, shared).await;
+                        connection(TokioIo::new(stream), destination, shared, place).await;
                     }
                 });
                 Ok(Response::new(Body::default()))
@@ -115,7 +117,7 @@ async fn proxied(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Resp
     }
     match absolute_target(&request) {
         Ok((host, port)) => {
-            let scope = Scope { scheme: Scheme::Http, host: Some(host), port };
+            let scope = Scope { scheme: Scheme::Http, host: Some(host), port, place };
             forward::answer(request, Arc::new(scope), shared).await
         }
         Err(refusal) => refused(refusal),
@@ -160,7 +162,7 @@ fn absolute_target(request: &Request<Incoming>) -> Result<(Host, u16), Refusal> 
 }
 
 /// Serves a connection that leads to a destination.
-pub async fn connection(stream: impl Stream, destination: Destination, shared: Arc<Shared>) {
+pub async fn connection(stream: impl Stream, destination: Destination, shared: Arc<Shared>, place: Place) {
     let Destination { host, port, .. } = &destination;
     if shared.policy.decide_tcp(&shared.group, host, *port) {
         return tunnel(stream, &destination, Kind::Tcp, &shared).await.unwrap_or_default();
@@ -171,7 +173,7 @@ pub async fn connection(stream: impl Stream, destination: Destination, shared: A
     match opening {
         Opening::Nothing => {}
         Opening::Tls(name) => match agree(&destination, name.as_deref()) {
-            Ok(destination) => tls(stream, destination, shared).await,
+            Ok(destination) => tls(stream, destination, shared, place).await,
             Err(refusal) => {
                 let shown = name.and_then(|name| Host::parse(&name).ok()).unwrap_or(destination.host.clone());
                 refuse_tls(stream, &shown, &destination, refusal, shared).await;
@@ -183,7 +185,7 @@ pub async fn connection(stream: impl Stream, destination: Destination, shared: A
                 KnownBy::Name => Some(destination.host),
                 KnownBy::Address => None,
             };
-            let scope = Scope { scheme: Scheme::Http, host, port: destination.port };
+            let scope = Scope { scheme: Scheme::Http, host, port: destination.port, place };
             http(stream, scope, shared).await;
         }
     }
@@ -210,7 +212,7 @@ fn agree(destination: &Destination, asked: Option<&str>) -> Result<Destination, 
     }
 }
 
-async fn tls(stream: impl Stream, destination: Destination, shared: Arc<Shared>) {
+async fn tls(stream: impl Stream, destination: Destination, shared: Arc<Shared>, place: Place) {
     if shared.inspection == Inspection::None {
         // A host that cannot be reached is explained over TLS of our own.
         if let Err((stream, refusal)) = tunnel_or_back(stream, &destination, &shared).await {
@@ -222,20 +224,16 @@ async fn tls(stream: impl Stream, destination: Destination, shared: Arc<Shared>)
         record_refusal(&destination, "tls_failed", "the agent's program did not accept belljar's certificate", &shared);
         return;
     };
-    let scope = Scope { scheme: Scheme::Https, host: Some(destination.host), port: destination.port };
+    let scope = Scope { scheme: Scheme::Https, host: Some(destination.host), port: destination.port, place };
     if h2 { http_2(stream, scope, shared).await } else { http(stream, scope, shared).await }
 }
 
 /// TLS with the agent, as the host.
-async fn accept<S: Stream>(
-    stream: S,
-    host: &Host,
-    shared: &Shared,
-) -> Option<(tokio_rustls::server::TlsStream<S>, bool)> {
+async fn accept<S: Stream>(stream: S, host: &Host, shared: &Shared) -> Option<(Greedy<TlsStream<S>>, bool)> {
     let config = shared.authority.server_config(host).ok()?;
     let stream = timeout(shared.times.tls, TlsAcceptor::from(config).accept(stream)).await.ok()?.ok()?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Some((stream, h2))
+    Some((Greedy::new(stream), h2))
 }
 
 /// Answers each request of the connection with the refusal.
@@ -245,8 +243,8 @@ async fn refuse_tls(stream: impl Stream, host: &Host, to: &Destination, refusal:
         return;
     };
     let run = shared.run.clone();
-    let service = service_fn(move |_: Request<Incoming>| {
-        let response = refusal.response(&run);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = refusal.response(&run, request.method());
         async move { Ok::<_, Infallible>(response) }
     });
     let _ = if h2 {

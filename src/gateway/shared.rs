@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::authority::Authority;
 use super::dns::Answers;
@@ -17,6 +17,10 @@ use crate::error::Error;
 use crate::policy::{Host, Policy};
 use crate::record::{Entry, Log};
 use crate::store::Store;
+
+/// A connection's place among those that are served at once; free again when
+/// all that came of the connection has ended, tunnels and WebSockets too.
+pub type Place = Arc<OwnedSemaphorePermit>;
 
 /// Whether TLS is opened in this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

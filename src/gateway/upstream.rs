@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::Body;
 use super::dial::{DialError, dial};
+use super::greedy::Greedy;
 use super::onecli::ParentProxy;
 use super::roots::Roots;
 use super::times::Times;
@@ -27,7 +28,7 @@ use crate::error::Result;
 use crate::policy::{Host, Policy};
 
 /// Connections to one origin that are kept without a request.
-const IDLE_PER_HOST: usize = 8;
+const IDLE_PER_HOST: usize = 128;
 /// Longest response head, in bytes; also the unit in which bodies are read.
 const LONGEST_HEAD: usize = 128 << 10;
 
@@ -108,7 +109,7 @@ impl Network {
             }
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok((Box::new(stream), h2))
+        Ok((Box::new(Greedy::new(stream)), h2))
     }
 }
 

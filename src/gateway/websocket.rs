@@ -2,6 +2,7 @@
 //! in place: frames from a server are not scrambled (RFC 6455, 5.1), and masking
 //! keeps lengths.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -11,12 +12,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use super::exchange::{Direction, Exchange};
 use super::redact::{Needles, Redactor};
+use super::shared::Place;
 
 /// Bytes that are passed on at once.
 const CHUNK: usize = 16 << 10;
 
 /// Passes bytes on until both sides have closed.
-pub fn start(agent: OnUpgrade, origin: OnUpgrade, needles: Option<Needles>, exchange: &Arc<Exchange>) {
+pub fn start(
+    (agent, place): (OnUpgrade, Place),
+    origin: OnUpgrade,
+    needles: Option<Needles>,
+    exchange: &Arc<Exchange>,
+) {
     let exchange = Arc::clone(exchange);
     tokio::spawn(async move {
         let (Ok(agent), Ok(origin)) = tokio::join!(agent, origin) else {
@@ -24,6 +31,7 @@ pub fn start(agent: OnUpgrade, origin: OnUpgrade, needles: Option<Needles>, exch
             return;
         };
         both_ways(TokioIo::new(agent), TokioIo::new(origin), needles, &exchange).await;
+        drop(place);
     });
 }
 
@@ -38,11 +46,9 @@ where
     let (mut origin_reads, mut origin_writes) = split(origin);
     let out = one_way(&mut agent_reads, &mut origin_writes, None, (exchange, Direction::Out));
     let back = one_way(&mut origin_reads, &mut agent_writes, needles, (exchange, Direction::Back));
-    let (out, back) = tokio::join!(out, back);
-    for (direction, result) in [(Direction::Out, out), (Direction::Back, back)] {
-        if let Err(error) = result {
-            exchange.broke(direction, &error);
-        }
+    // An end goes on, and the other direction with it; a break ends both.
+    if let Err((direction, error)) = tokio::try_join!(out, back) {
+        exchange.broke(direction, &error);
     }
 }
 
@@ -51,11 +57,12 @@ async fn one_way<R, W>(
     to: &mut W,
     needles: Option<Needles>,
     (exchange, direction): (&Exchange, Direction),
-) -> std::io::Result<()>
+) -> Result<(), (Direction, std::io::Error)>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let broken = |error| (direction, error);
     let mut redactor = needles.map(Redactor::new);
     let masked: &AtomicU64 = exchange.redacted();
     let mut counted = 0;
@@ -66,8 +73,12 @@ where
     let mut buffer = bytes::BytesMut::with_capacity(CHUNK);
     loop {
         buffer.reserve(CHUNK);
-        if from.read_buf(&mut buffer).await? == 0 {
-            break;
+        match from.read_buf(&mut buffer).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // A TLS peer that closes without a word (RFC 8446, 6.1) has ended too.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(broken(error)),
         }
         let chunk = buffer.split().freeze();
         exchange.passed(direction, chunk.len());
@@ -79,13 +90,13 @@ where
             }
             None => chunk,
         };
-        to.write_all(&chunk).await?;
-        to.flush().await?;
+        to.write_all(&chunk).await.map_err(broken)?;
+        to.flush().await.map_err(broken)?;
     }
     if let Some(redactor) = &mut redactor {
         let rest = redactor.finish();
         count(redactor);
-        to.write_all(&rest).await?;
+        to.write_all(&rest).await.map_err(broken)?;
     }
-    to.shutdown().await
+    to.shutdown().await.map_err(broken)
 }

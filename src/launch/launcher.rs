@@ -29,7 +29,6 @@ use super::verify;
 use crate::backend::{self, Start};
 use crate::bundle::{Places, render};
 use crate::error::{Context, Error, Kind, Result};
-use crate::gateway::Trust;
 use crate::plan::{EgressMode, Plan, read_mountinfo};
 use crate::sys;
 
@@ -53,8 +52,6 @@ pub struct Inheritance<'a> {
     pub stdio: Option<[OwnedFd; 3]>,
     /// Rows and columns of the caller's window.
     pub window: Option<(u16, u16)>,
-    /// What the agent's programs trust; none without a gateway.
-    pub trust: Option<&'a Trust>,
 }
 
 /// Runs to the end of the container. Every error goes to the supervisor.
@@ -99,7 +96,7 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     open_listeners(given)?;
     let detached = receive_mounts(channel)?;
     steps.end("namespaces");
-    let places = staging::fill(given.plan, given.trust, detached)?;
+    let places = staging::fill(given.plan, detached)?;
     steps.end("staging");
     let identity = &given.plan.identity;
     let spec_places = Places {
@@ -313,11 +310,18 @@ impl Container {
         }
     }
 
+    /// The gateway serves: its files are put where the agent's programs look.
+    fn proceed(&mut self, names: Vec<String>, files: Vec<OwnedFd>) -> Result<()> {
+        staging::add_own_files(names, files).map_err(|error| self.kill_because(error))?;
+        self.gateway_serves = true;
+        Ok(())
+    }
+
     /// Nothing may run before something answers on the listeners.
     fn wait_for_gateway(&mut self, channel: &Channel) -> Result<()> {
         while !self.gateway_serves {
             match channel.receive::<ToLauncher>()? {
-                Some((ToLauncher::Proceed, _)) => self.gateway_serves = true,
+                Some((ToLauncher::Proceed(names), files)) => self.proceed(names, files)?,
                 Some((ToLauncher::Refresh(_), _)) => {}
                 _ => return Err(self.kill_because(Error::failed("the run was ended before the agent began"))),
             }
@@ -328,10 +332,7 @@ impl Container {
     fn obey_before_start(&mut self, channel: &Channel) -> Result<()> {
         match channel.receive::<ToLauncher>()? {
             Some((ToLauncher::Refresh(_), _)) => Ok(()),
-            Some((ToLauncher::Proceed, _)) => {
-                self.gateway_serves = true;
-                Ok(())
-            }
+            Some((ToLauncher::Proceed(names), files)) => self.proceed(names, files),
             _ => Err(self.kill_because(Error::failed("the run was ended before the agent began"))),
         }
     }
@@ -428,7 +429,7 @@ impl Container {
                 // A name that could not be refreshed stays as old as it is.
                 let _ = staging::refresh(index);
             }
-            ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd | ToLauncher::Proceed => {}
+            ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd | ToLauncher::Proceed(_) => {}
         }
         Ok(())
     }

@@ -29,7 +29,6 @@ use nix::unistd::Pid;
 
 use crate::config::{Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
-use crate::gateway::Trust;
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
 use crate::sys;
@@ -133,9 +132,7 @@ impl Made {
         self.cgroup = Cgroup::create(&resolved.plan.limits, self.directory.id())?;
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
-        let trust = outgoing.as_ref().map(|outgoing| &outgoing.trust);
-        let (launcher, channel) =
-            Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side, trust)?;
+        let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
         let helper = resolved.plan.egress.helper.clone();
         self.pasta = helper.map(|program| Pasta::new(program, launcher.pid, self.directory.path()));
         self.launcher = Some(launcher);
@@ -192,7 +189,6 @@ impl Launcher {
         run: &str,
         cgroup: Option<&Cgroup>,
         stdio: Option<[OwnedFd; 3]>,
-        trust: Option<&Trust>,
     ) -> Result<(Self, Channel)> {
         let plan = &resolved.plan;
         // Before the launcher is there: both would contend for the kernel's lock
@@ -205,7 +201,7 @@ impl Launcher {
         let window = if plan.terminal { terminal::window_size() } else { None };
         let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
             .step(|| "watch the supervisor".to_owned())?;
-        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window, trust });
+        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window });
         let mut flags = NAMESPACES;
         // A cgroup namespace has the cgroup of its making as its root: with a
         // cgroup of the run's own it is made after the launcher was moved there.

@@ -6,22 +6,20 @@ use nix::sys::prctl;
 use super::supervise::Event;
 use crate::config::{Caller, Dirs};
 use crate::error::{Context, Result};
-use crate::gateway::{Answers, AuthorityFiles, Gateway, Roots, Setup, Trust, fetch};
+use crate::gateway::{Answers, AuthorityFiles, Gateway, Roots, Setup, fetch};
 use crate::plan::{EgressMode, GatewayParts, Resolved, Variable};
 use crate::vault::{IfMissing, Master, Vault};
 use tokio::sync::mpsc::UnboundedSender;
 
-/// What the gateway of a run works by, and what the agent trusts.
+/// What the gateway of a run works by.
 pub struct Outgoing {
     setup: Setup,
-    /// For /run/belljar.
-    pub trust: Trust,
     master: Option<Master>,
 }
 
 impl Outgoing {
-    /// Reads the authorities, makes ours when there is none, and asks OneCLI
-    /// where that is the vault.
+    /// Makes our authority when there is none, and asks OneCLI where that is the
+    /// vault.
     pub fn prepare(resolved: &mut Resolved, caller: &Caller, dirs: &Dirs) -> Result<Option<Self>> {
         let Some(parts) = resolved.gateway.take() else {
             return Ok(None);
@@ -29,11 +27,10 @@ impl Outgoing {
         let GatewayParts { policy, inspection, config, extra_roots } = parts;
         let group = resolved.plan.group.clone();
         let fetched = fetch(&config.vault, &extra_roots, &group, &caller.home)?;
-        let roots = Roots::load(&extra_roots)?;
+        Roots::check(&extra_roots)?;
         let vault = Vault::new(dirs, &config.vault);
         let mut ours = vec![AuthorityFiles::new(dirs).ensure(&vault)?];
         let mut parent = None;
-        let mut roots_of_origins = roots.clone();
         if let Some(fetched) = fetched {
             for (name, value) in fetched.environment {
                 if !resolved.plan.environment.iter().any(|have| have.name == name) {
@@ -41,12 +38,10 @@ impl Outgoing {
                 }
             }
             if let Some(authority) = fetched.authority {
-                ours.push(authority.clone());
-                roots_of_origins.add(authority);
+                ours.push(authority);
             }
             parent = Some(fetched.proxy);
         }
-        let trust = Trust::new(&roots, &ours);
         let answers = match resolved.plan.egress.mode {
             EgressMode::Open => Answers::Real,
             _ => Answers::StandIns,
@@ -59,10 +54,11 @@ impl Outgoing {
             config: config.gateway,
             vault,
             dirs: dirs.clone(),
-            roots: roots_of_origins,
+            extra_roots,
+            ours,
             parent,
         };
-        Ok(Some(Self { setup, trust, master: None }))
+        Ok(Some(Self { setup, master: None }))
     }
 
     /// Takes the master key. From here on this process holds what must not be

@@ -30,8 +30,9 @@ pub enum ToLauncher {
     Mounts(Vec<usize>),
     /// All detached mounts are sent.
     MountsEnd,
-    /// The gateway serves: the agent may begin.
-    Proceed,
+    /// The gateway serves: the agent may begin. Files of these names for
+    /// /run/belljar come with this message.
+    Proceed(Vec<String>),
     /// Pass the signal on to the agent.
     Signal(i32),
     /// Kill the container.

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -15,7 +16,6 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use super::idmap::RUNTIME;
 use crate::bundle::{Place, write_own_files, write_root, write_shadows};
 use crate::error::{Context, Error, Result};
-use crate::gateway::Trust;
 use crate::plan::{FileId, Mount, MountKind, Plan, identify, open_without_links};
 use crate::sys::{self, MountAttributes};
 
@@ -62,9 +62,9 @@ pub fn prepare() -> Result<()> {
 
 /// Puts everything of the plan into the staging area; returns where each mount
 /// lies. `detached` are mounts that the supervisor, real root, made beforehand.
-pub fn fill(plan: &Plan, trust: Option<&Trust>, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
+pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
     write_root(plan, &staged("bundle/rootfs"))?;
-    write_own_files(plan, trust, &staged("belljar"))?;
+    write_own_files(plan, None, &staged("belljar"))?;
     if plan.runtime.staged {
         stage_runtime(plan, detached.remove(&RUNTIME))?;
     }
@@ -95,6 +95,19 @@ pub fn fill(plan: &Plan, trust: Option<&Trust>, mut detached: BTreeMap<usize, Ow
         });
     }
     Ok(places)
+}
+
+/// Copies what came from the supervisor to where /run/belljar is mounted from.
+pub fn add_own_files(names: Vec<String>, files: Vec<OwnedFd>) -> Result<()> {
+    for (name, file) in names.into_iter().zip(files) {
+        let path = staged("belljar").join(name);
+        let step = || format!("write {}", path.display());
+        let mut from = File::from(file);
+        let mut to = File::create_new(&path).step(step)?;
+        io::copy(&mut from, &mut to).step(step)?;
+        to.set_permissions(fs::Permissions::from_mode(0o444)).step(step)?;
+    }
+    Ok(())
 }
 
 /// Binds the runtime's file read-only into the staging area.

@@ -1,10 +1,13 @@
 //! The supervisor's loop: messages of the launcher, signals, clock, output.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -17,7 +20,7 @@ use super::refresh::{self, Watched};
 use super::relay::{self, Budget, OwnSide, Relays};
 use super::terminal::AgentTerminal;
 use crate::error::{Context, EXIT_REFUSED, EXIT_TIMEOUT, Error, Result};
-use crate::gateway::{Gateway, Said};
+use crate::gateway::{Gateway, Said, Trust};
 use crate::plan::{MountKind, Resolved};
 use crate::record::Head;
 
@@ -298,7 +301,7 @@ impl<'a> Supervisor<'a> {
                 self.say(&ToLauncher::Kill)
             }
             Event::Launcher(_) => Ok(()),
-            Event::Gateway(Said::Serving) => self.say(&ToLauncher::Proceed),
+            Event::Gateway(Said::Serving(trust)) => self.proceed(&trust),
             Event::Gateway(Said::Failed(error)) if self.report.is_none() => Err(error),
             Event::Gateway(Said::Failed(error)) => {
                 let failed = Error::failed("the gateway cannot go on; the run was ended").because(&error.what);
@@ -314,6 +317,22 @@ impl<'a> Supervisor<'a> {
             Event::Signal(signal @ (Signal::SIGUSR1 | Signal::SIGUSR2)) => self.say(&ToLauncher::Signal(signal as i32)),
             Event::Signal(signal) => self.pass_on(signal),
         }
+    }
+
+    /// Gives the agent's programs whom to trust, and the word to go on.
+    fn proceed(&self, trust: &Trust) -> Result<()> {
+        let mut files = Vec::new();
+        for (name, content) in trust.files() {
+            let step = || format!("pass {name} on");
+            let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC).step(step)?);
+            file.write_all(content).and_then(|()| file.rewind()).step(step)?;
+            files.push(file);
+        }
+        let names = trust.files().map(|(name, _)| name.to_owned()).into();
+        let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        // A launcher that has ended has its last message waiting.
+        let _ = self.channel.send(&ToLauncher::Proceed(names), &borrowed);
+        Ok(())
     }
 
     fn end_because(&mut self, cause: Cause, signal: Signal) -> Result<()> {

@@ -78,9 +78,9 @@ pub fn resolve(mode: EgressMode, group: &Group, config: &Config, caller: &Caller
         inspection: Some(inspected.clone()),
         helper,
     };
-    let extra_roots = config.gateway.extra_roots.iter().map(|path| expanded(path, caller)).collect();
     let inspection = if inspected.opened { Inspection::All } else { Inspection::None };
-    let gateway = Some(GatewayParts { policy, inspection, config: config.clone(), extra_roots });
+    let gateway =
+        Some(GatewayParts { policy, inspection, config: config.clone(), extra_roots: extra_roots(config, caller) });
     Ok(Way { egress, variables: variables(&records), gateway, key_files })
 }
 
@@ -89,6 +89,11 @@ pub fn key_files(config: &Config, caller: &Caller, dirs: &Dirs) -> Vec<PathBuf> 
     let vault = Vault::new(dirs, &config.vault);
     let of_onecli = config.vault.api_key_file.iter().map(|path| expanded(path, caller));
     vault.key_file().map(Path::to_owned).into_iter().chain(of_onecli).collect()
+}
+
+/// Files with authorities beside the platform's, which the configuration names.
+pub fn extra_roots(config: &Config, caller: &Caller) -> Vec<PathBuf> {
+    config.gateway.extra_roots.iter().map(|path| expanded(path, caller)).collect()
 }
 
 /// A path of the configuration; `~` is the caller's home.
@@ -199,7 +204,7 @@ fn variables(records: &[Record]) -> Vec<Variable> {
 }
 
 /// pasta, which makes a network without privileges (passt(1)).
-fn find_pasta() -> Result<PathBuf> {
+pub fn find_pasta() -> Result<PathBuf> {
     ["/usr/bin/pasta", "/usr/local/bin/pasta", "/bin/pasta"]
         .into_iter()
         .map(PathBuf::from)

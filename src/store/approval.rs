@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use rusqlite::Row;
+use rusqlite::types::Type;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -79,7 +80,7 @@ impl State {
         [Self::Pending, Self::Approved, Self::Denied, Self::Expired, Self::Cancelled]
             .into_iter()
             .find(|state| state.name() == name)
-            .ok_or_else(|| rusqlite::Error::InvalidParameterName(format!("state {name}")))
+            .ok_or_else(|| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("no state: {name}").into()))
     }
 }
 

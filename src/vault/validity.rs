@@ -4,7 +4,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::record::{Binding, Injection, Record, Target};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::policy::{HostPattern, PathPattern};
 
 /// The shortest value, in bytes.
 const SHORTEST: usize = 8;
@@ -73,6 +74,9 @@ pub(super) fn check_record(record: &Record) -> Result<()> {
     for binding in &record.bindings {
         check_host(&binding.host)?;
         check_path(&binding.path)?;
+        // As the gateway will read them.
+        HostPattern::parse(&binding.host).refuse(|| format!("the host `{}`", binding.host))?;
+        PathPattern::parse(&binding.path).refuse(|| format!("the path `{}`", binding.path))?;
         check_injection(&binding.injection)?;
         if binding.port == 0 {
             return Err(Error::refused("port 0 is not a port"));
@@ -81,6 +85,8 @@ pub(super) fn check_record(record: &Record) -> Result<()> {
     for endpoint in &record.denied {
         check_host(&endpoint.host)?;
         check_path(&endpoint.path)?;
+        HostPattern::parse(&endpoint.host).refuse(|| format!("the denied host `{}`", endpoint.host))?;
+        PathPattern::parse(&endpoint.path).refuse(|| format!("the denied path `{}`", endpoint.path))?;
     }
     record.variables.iter().try_for_each(|(name, _)| check_variable(name))
 }

@@ -240,7 +240,6 @@ impl Jar {
         let directory = self.path("belljar/data/receipts");
         let mut receipts: Vec<serde_json::Value> = names_in(&directory)
             .into_iter()
-            // Beside each lies the record of its requests, `RUN.requests.jsonl`.
             .filter(|name| name.ends_with(".json"))
             .map(|name| {
                 let text = fs::read_to_string(directory.join(name)).expect("read a receipt");

@@ -43,7 +43,10 @@ enum Wide {
     Numbered,
 }
 
-const JSON: [Json; 9] = [
+/// All of ASCII's punctuation, for encoders that leave only letters and digits.
+const PUNCTUATION: &str = " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
+
+const JSON: [Json; 11] = [
     // serde_json, JSON.stringify
     Json { slashed: "\"\\", numbered: "", wide: Wide::Raw, digits: LOWER },
     // PHP with JSON_UNESCAPED_UNICODE
@@ -62,6 +65,9 @@ const JSON: [Json; 9] = [
     Json { slashed: "\\/", numbered: "<>&'\"", wide: Wide::Numbered, digits: UPPER },
     // .NET's System.Text.Json
     Json { slashed: "\\", numbered: "<>&'\"+`", wide: Wide::Numbered, digits: UPPER },
+    // OWASP's encoders for JavaScript, and whoever wants to be safe
+    Json { slashed: "", numbered: PUNCTUATION, wide: Wide::Numbered, digits: UPPER },
+    Json { slashed: "", numbered: PUNCTUATION, wide: Wide::Numbered, digits: LOWER },
 ];
 
 /// What an encoder of HTML or XML writes for `"` and for `'`; all write
