@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::ServerConfig;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -129,20 +131,29 @@ impl Authority {
         }
         let issuer = Issuer::new(parameters(&key), key);
         let leaf_key = KeyPair::generate().step(|| "make the key of this run's certificates".to_owned())?;
-        Ok(Self { issuer, certificate, leaf_key, ready: Mutex::default() })
+        let authority = Self { issuer, certificate, leaf_key, ready: Mutex::default() };
+        authority.try_out().map_err(|error| {
+            let path = files.certificate();
+            error.hint(format!("rm {}: the next run makes it again", path.display()))
+        })?;
+        Ok(authority)
     }
 
-    /// The authority's certificate.
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+    /// Looks at a leaf as the agent's programs will: a damaged certificate of
+    /// the authority would only show there.
+    fn try_out(&self) -> Result<()> {
+        let step = || "use the certificate authority".to_owned();
+        let name = "belljar.invalid";
+        let leaf = self.leaf(&Host::Name(name.to_owned()))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).refuse(step)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().refuse(step)?;
+        let name = ServerName::try_from(name).refuse(step)?;
+        verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).refuse(step).map(drop)
     }
 
-    /// TLS as the host, HTTP/2 and HTTP/1.1.
-    pub fn server_config(&self, host: &Host) -> Result<Arc<ServerConfig>> {
-        let lock = || self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = lock().get(host) {
-            return Ok(Arc::clone(found));
-        }
+    /// A certificate for the host.
+    fn leaf(&self, host: &Host) -> Result<CertificateDer<'static>> {
         let step = || format!("make a certificate for {host}");
         let name = match host {
             Host::V6(address) => address.to_string(),
@@ -157,13 +168,28 @@ impl Authority {
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.use_authority_key_identifier_extension = true;
         (parameters.not_before, parameters.not_after) = validity(LEAF_DAYS);
-        let leaf = parameters.signed_by(&self.leaf_key, &self.issuer).step(step)?;
+        Ok(parameters.signed_by(&self.leaf_key, &self.issuer).step(step)?.der().clone())
+    }
+
+    /// The authority's certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// TLS as the host, HTTP/2 and HTTP/1.1.
+    pub fn server_config(&self, host: &Host) -> Result<Arc<ServerConfig>> {
+        let lock = || self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = lock().get(host) {
+            return Ok(Arc::clone(found));
+        }
+        let step = || format!("make a certificate for {host}");
+        let leaf = self.leaf(host)?;
         let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der()).step(step)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .step(step)?
             .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], key)
+            .with_single_cert(vec![leaf], key)
             .step(step)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(64);

@@ -372,6 +372,10 @@ fn come_back(
         }
     }
     parts.version = Version::HTTP_11;
+    if parts.status == StatusCode::NO_CONTENT {
+        // It must not be there (RFC 9110, 8.6), and HTTP/2 takes it by its word.
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     if parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return Err(Refusal::upstream(match shared.parent {
             Some(_) => "OneCLI does not accept belljar's agent token",
@@ -382,6 +386,11 @@ fn come_back(
         let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
         return Ok(Response::from_parts(parts, body));
     };
+    if parts.status == StatusCode::PARTIAL_CONTENT {
+        return Err(Refusal::upstream(
+            "the origin sends a part of its answer, unasked, in which a secret could not be masked",
+        ));
+    }
     let masked = mask_headers(&mut parts.headers, needles);
     exchange.redacted().fetch_add(masked, std::sync::atomic::Ordering::Relaxed);
     let counter = Arc::clone(exchange.redacted());
@@ -412,6 +421,8 @@ fn without_pieces(headers: &mut HeaderMap) {
     for name in [RANGE, IF_RANGE, SEC_WEBSOCKET_EXTENSIONS] {
         headers.remove(name);
     }
+    // An older name of Range, which servers still honour.
+    headers.remove("request-range");
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 

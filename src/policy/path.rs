@@ -125,6 +125,13 @@ fn path_character(c: char) -> bool {
         || matches!(c, '/' | ':' | '@' | '!' | '$' | '&' | '\'' | '(' | ')' | '*' | '+' | ',' | ';' | '=')
 }
 
+/// What compatibility normalisation (NFKC, UAX 15), and the best-fit tables of
+/// Windows, turn into slashes and dots.
+const LOOKALIKES: [char; 10] = [
+    '\u{ff0f}', '\u{ff3c}', '\u{ff0e}', '\u{2024}', '\u{2025}', '\u{2044}', '\u{2215}', '\u{29f5}', '\u{fe52}',
+    '\u{fe68}',
+];
+
 /// Decodes as often as anything changes. Refuses what no level may hold: bytes
 /// that are no UTF-8 (overlong forms), control characters, too many levels.
 fn check_decoded(spelled: &str) -> Result<(), Problem> {
@@ -134,6 +141,19 @@ fn check_decoded(spelled: &str) -> Result<(), Problem> {
             .map_err(|_| Problem::new("the path decodes to bytes that are no UTF-8 text"))?;
         if decoded.chars().any(char::is_control) {
             return Err(Problem::new("the path has an encoded control character"));
+        }
+        if let Some(c) = decoded.chars().find(|c| LOOKALIKES.contains(c)) {
+            return Err(Problem::new(format!(
+                "the path has {}, which some origins take for a slash or a dot",
+                c.escape_unicode()
+            )));
+        }
+        // Origins that trim blanks would see `..` or `.` there.
+        let blurred = |segment: &str| {
+            segment.contains('.') && segment.contains(' ') && segment.chars().all(|c| matches!(c, '.' | ' '))
+        };
+        if decoded.split('/').any(blurred) {
+            return Err(Problem::new("the path has a segment of dots and blanks"));
         }
         if decoded == *text {
             return Ok(());
@@ -221,9 +241,17 @@ pub(super) fn stripped(text: &str) -> String {
 }
 
 /// Case folded in both directions, so that what has two lower-case forms
-/// (dotless i, long s, the Kelvin sign) becomes one.
+/// (dotless i, long s, the Kelvin sign) becomes one; full-width letters are
+/// letters for origins that normalise.
 pub(super) fn folded(text: &str) -> String {
-    if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_uppercase().to_lowercase() }
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    let narrow = |c: char| match c {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
+        c => c,
+    };
+    text.chars().map(narrow).collect::<String>().to_uppercase().to_lowercase()
 }
 
 /// Each way to read `text`, the exact one first. What an origin does, it does in
@@ -384,6 +412,23 @@ mod tests {
             let all: Vec<String> = path.readings().map(|reading| reading.text).collect();
             assert!(all.iter().any(|text| text == seen), "{raw}: {seen} is not in {all:?}");
         }
+    }
+
+    #[test]
+    fn lookalikes_of_dots_and_slashes_are_refused_or_folded() {
+        for bad in [
+            "/pub/..%20/admin",
+            "/pub/%20../admin",
+            "/a/%20.%20/b",
+            "/a%EF%BC%8Fb",
+            "/%E2%80%A5/x",
+            "/a%252e%2520%252e",
+        ] {
+            assert!(NormalPath::normalise(bad).is_err(), "{bad}");
+        }
+        let path = NormalPath::normalise("/%EF%BD%81dmin").expect("a path");
+        assert!(path.readings().any(|reading| reading.folded && reading.text == "/admin"));
+        assert!(NormalPath::normalise("/My%20file%20...%20v1.%20txt").is_ok());
     }
 
     #[test]
