@@ -168,7 +168,7 @@ fn limits_and_options() {
         ("--pids", "x"),
         ("--output-limit", "0"),
         ("--output-limit", "1x"),
-        ("--egress", "open"),
+        ("--egress", "wide"),
         ("--backend", "docker"),
         ("--runtime", "/no/such/runtime"),
         ("--runtime", "no-such-runtime"),
@@ -201,11 +201,18 @@ fn invalid_files_are_named_with_the_line() {
     for (text, says) in [
         ("[limits\n", ":1: "),
         ("\n\n[limits]\npids = \"many\"\n", ":4: "),
-        ("[run]\negress = \"open\"\n", ":2: "),
+        ("[run]\negress = \"wide\"\n", ":2: "),
         ("[run]\nunknown = 1\n", "unknown"),
         ("[limits]\ntimeout = \"soon\"\n", "soon"),
         ("[gruop.main]\n", "gruop"),
         ("[limits]\nenforce = \"maybe\"\n", ":2: "),
+        ("[gateway]\ninspect = \"sometimes\"\n", ":2: "),
+        ("[gateway]\n\nidle_timeout = \"soon\"\n", ":3: "),
+        ("[gateway]\nextra_root = [\"/etc/corp.pem\"]\n", "extra_root"),
+        ("[gateway]\nextra_roots = [\"/no/such/file.pem\"]\n", "/no/such/file.pem"),
+        ("[vault]\nprovider = \"other\"\n", ":2: "),
+        ("[vault]\nkey = \"none\"\n", ":2: "),
+        ("[vault]\nprovider = \"onecli\"\n", "url"),
     ] {
         jar.write("belljar/config/config.toml", text);
         run_refused(&jar, &[], &["config.toml:", says]);

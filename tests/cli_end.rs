@@ -199,5 +199,9 @@ fn explain_gives_a_reason_for_each_mount() {
         assert!(table.contains(target), "{target} is not in the table");
     }
     assert_eq!(plan["egress"]["mode"], "gateway");
-    assert!(table.contains("sealed"), "explain says that the network is sealed");
+    let means = plan["egress"]["means"].as_str().expect("it says what that means");
+    assert!(means.contains("through the gateway") && table.contains(means), "{table}");
+    assert!(table.contains("TCP 3128 53 80 443, UDP 53"), "the listeners are not in the table: {table}");
+    let sealed = jar.call(&["explain", "--egress", "none"]).success().out();
+    assert!(sealed.contains("nothing can leave") && !sealed.contains("listen "), "{sealed}");
 }

@@ -301,16 +301,3 @@ fn the_agents_host_uid_is_never_0() {
     }
     assert!(seen >= 3, "init, shell and sleep were not all found: {seen}");
 }
-
-#[test]
-fn nothing_leaves_through_the_network() {
-    let jar = Jar::new();
-    let out = jar.sh("cat /proc/net/dev | grep -c : ; cat /proc/net/route | wc -l").success().out();
-    assert_eq!(out.split_whitespace().next(), Some("1"), "another interface than lo: {out}");
-    // An address of the documentation range: it must fail here, not time out.
-    let script = "import socket\ns = socket.socket(); s.settimeout(20)\ntry:\n  s.connect(('192.0.2.1', 80)); print('connected')\nexcept OSError as e: print(type(e).__name__)";
-    if harness::system_program("python3").is_some() {
-        let out = jar.run(&[], &["/usr/bin/python3", "-c", script]).success().out();
-        assert!(out.trim() != "connected" && !out.contains("imeout"), "{out}");
-    }
-}
