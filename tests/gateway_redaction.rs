@@ -8,7 +8,7 @@ mod world;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use harness::text::answers;
-use world::{CANARY, World, header};
+use world::{CANARY, TOKEN, World, header};
 
 /// Forms that must not appear in what the agent got: at least eight characters
 /// of the value in a row are a leak too.
@@ -186,4 +186,25 @@ tell('first', str(when[0] < 1.2)); tell('second', str(when[1] < 2.7)); tell('all
     assert_eq!(found["first"], "True", "{found:?}");
     assert_eq!(found["second"], "True", "{found:?}");
     assert_eq!(found["all"], "3", "{found:?}");
+}
+
+#[test]
+fn a_message_that_ends_like_a_secret_begins_is_not_held_back() {
+    let Some(world) = World::new() else { return };
+    world.secret("token", &["--host", "a.test", "--bearer"], TOKEN);
+    let script = "
+def one(text):
+    stream = proxied('a.test'); stream.settimeout(4)
+    stream.sendall(b'GET /ws HTTP/1.1\\r\\nHost: a.test\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n'
+        b'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n')
+    head(stream); stream.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+    got = b''
+    while len(got) < 2 + len(text): got += stream.recv(1000)
+    return got[2:].decode()
+attempt('x', lambda: one(b'hello x')); attempt('t', lambda: one(b'hello t')); attempt('d', lambda: one(b'hello d'))
+";
+    let found = answers(&world.python(&[], script).success().out());
+    for last in ["x", "t", "d"] {
+        assert_eq!(found[last], format!("hello {last}"), "{found:?}");
+    }
 }

@@ -134,7 +134,7 @@ fn each_preset_puts_the_value_where_the_vendor_expects_it() {
             .iter()
             .find(|request| request["path"] == format!("/{path}") && request["sni"] == host)
             .unwrap_or_else(|| panic!("{url} never came: {all:?}"));
-        assert_eq!(all_headers(request, name), [value.clone()], "{url}");
+        assert_eq!(all_headers(request, name), std::slice::from_ref(value), "{url}");
     }
 }
 

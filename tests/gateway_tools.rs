@@ -7,7 +7,7 @@ mod world;
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use harness::{Outcome, finish, skip, system_program};
 use serde_json::Value;
@@ -156,22 +156,56 @@ fn cargo_asks_the_index() {
         echo > src/lib.rs; CARGO_NET_RETRY=0 CARGO_HOME=$PWD/home CARGO_REGISTRIES_CRATES_IO_PROTOCOL=sparse /usr/bin/cargo fetch";
     let out = world.sh(script);
     assert!(!out.err().contains("certificate") && !out.err().contains("SSL"), "{}", out.err());
-    last(&world, "index.crates.io", "/config.json");
+    // Older ones read the index by git.
+    let asked = |one: &Value| {
+        let agent = all_headers(one, "user-agent").concat();
+        one["sni"] == "index.crates.io" || (one["sni"] == "github.com" && agent.contains("git"))
+    };
+    assert!(world.requests().iter().any(asked), "{:?} {}", world.requests(), out.err());
+}
+
+/// The prefix below which npm installed what no Debian package has.
+fn from_npm(program: &str) -> Option<PathBuf> {
+    let prefix = std::env::var_os("BELLJAR_CLAUDE").filter(|prefix| !prefix.is_empty()).map(PathBuf::from);
+    let found = prefix.map(|prefix| prefix.join("bin")).filter(|bin| bin.join(program).exists());
+    if found.is_none() {
+        skip(&format!("{program} below BELLJAR_CLAUDE, the prefix in which npm installed it"));
+    }
+    found
+}
+
+/// A command in a belljar as the person calls it who runs the tests, with what
+/// npm installed for that person.
+fn with_npm(world: &World, bin: &Path, options: &[&str], words: &[&str]) -> Outcome {
+    let mut command = world.run_command(options, words);
+    let mut path = OsString::from(bin);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    command.env("PATH", &path);
+    if let Some(home) = std::env::var_os("HOME") {
+        command.env("HOME", home);
+    }
+    finish(command, b"")
 }
 
 #[test]
-fn deno_and_java_trust_it_too() {
+fn deno_trusts_it_too() {
+    let Some(bin) = from_npm("deno") else { return };
     let Some(world) = World::new() else { return };
     world.config("inspect = \"all\"\n");
-    if has("deno") {
-        let out =
-            world.run(&[], &["deno", "eval", "console.log((await fetch('https://a.test/deno')).status)"]).success();
-        assert_eq!(out.out(), "200\n", "{}", out.err());
-        last(&world, "a.test", "/deno");
-    }
+    let script = "console.log((await fetch('https://a.test/deno')).status)";
+    let out = with_npm(&world, &bin, &[], &["deno", "eval", script]).success();
+    assert_eq!(out.out(), "200\n", "{}", out.err());
+    last(&world, "a.test", "/deno");
+}
+
+#[test]
+fn java_trusts_it_too() {
     if !has("java") || !has("javac") {
         return;
     }
+    let Some(world) = World::new() else { return };
+    world.config("inspect = \"all\"\n");
     let source = "import java.net.*; import java.net.http.*;
 public class Ask { public static void main(String[] words) throws Exception {
   System.out.println(((HttpURLConnection) new URL(\"https://a.test/java\").openConnection()).getResponseCode());
@@ -187,22 +221,11 @@ public class Ask { public static void main(String[] words) throws Exception {
 
 #[test]
 fn claude_code_holds_a_conversation() {
-    let Some(prefix) = std::env::var_os("BELLJAR_CLAUDE").filter(|prefix| !prefix.is_empty()) else {
-        skip("BELLJAR_CLAUDE, the prefix below which npm installed @anthropic-ai/claude-code");
-        return;
-    };
+    let Some(bin) = from_npm("claude") else { return };
     let Some(world) = World::new() else { return };
     world.secret("claude", &["--preset", "anthropic"], TOKEN);
-    let mut path = OsString::from(Path::new(&prefix).join("bin"));
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
     let options = ["-e", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1"];
-    let mut command = world.run_command(&options, &["claude", "-p", "What is the jar?"]);
-    command.env("PATH", &path);
-    if let Some(home) = std::env::var_os("HOME") {
-        command.env("HOME", home);
-    }
-    let out = finish(command, b"").success();
+    let out = with_npm(&world, &bin, &options, &["claude", "-p", "What is the jar?"]).success();
     assert!(out.out().contains("The jar is sealed."), "{} {}\n{:?}", out.out(), out.err(), world.requests());
     let request = last(&world, "api.anthropic.com", "/v1/messages");
     assert_eq!(all_headers(&request, "x-api-key"), [TOKEN]);

@@ -59,7 +59,8 @@ async fn one(request: Request<Incoming>, facts: Facts, world: Arc<World>) -> Res
     let received = Received::new(incoming, records, number);
     let head = parts.method == Method::HEAD;
     let answer = answers::answer(parts, received, &world).await;
-    let answer = answer.map(|answer| if head { without_body(answer) } else { answer });
+    let bare = |answer: &Response<Answer>| head || matches!(answer.status().as_u16(), 204 | 304);
+    let answer = answer.map(|answer| if bare(&answer) { without_body(answer) } else { answer });
     Ok(answer.unwrap_or_else(|error| {
         let mut failed = Response::new(whole(format!("the origin failed: {error}\n")));
         *failed.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -67,11 +68,12 @@ async fn one(request: Request<Incoming>, facts: Facts, world: Arc<World>) -> Res
     }))
 }
 
-/// What HEAD is answered with: hyper leaves that to the service in HTTP/2.
+/// What HEAD, 204 and 304 have: hyper leaves that to the service in HTTP/2.
 fn without_body(mut answer: Response<Answer>) -> Response<Answer> {
     let length = answer.body().size_hint().exact();
     *answer.body_mut() = whole("");
-    if let Some(length) = length.filter(|_| !answer.headers().contains_key("content-length")) {
+    let said = answer.headers().contains_key("content-length") || answer.status() == StatusCode::NO_CONTENT;
+    if let Some(length) = length.filter(|_| !said) {
         answers::set(answer.headers_mut(), "content-length", &length.to_string());
     }
     answer
