@@ -14,16 +14,25 @@ use clap::{Command, CommandFactory};
 const README: &str = include_str!("../README.md");
 const SECURITY: &str = include_str!("../docs/security.md");
 const CONFIGURATION: &str = include_str!("../docs/configuration.md");
+const POLICY: &str = include_str!("../docs/policy.md");
+const SECRETS: &str = include_str!("../docs/secrets.md");
 
 /// Files of this tree with their text: the test runs elsewhere too.
 macro_rules! tree {
     ($($path:literal),* $(,)?) => { [$(($path, include_str!(concat!("../", $path)))),*] };
 }
 
-const KEPT: [(&str, &str); 21] = tree![
+const KEPT: [(&str, &str); 38] = tree![
     "docs/man/belljar.1",
+    "docs/man/belljar-approvals.1",
+    "docs/man/belljar-approvals-list.1",
+    "docs/man/belljar-approvals-revoke.1",
+    "docs/man/belljar-approvals-show.1",
+    "docs/man/belljar-approvals-watch.1",
+    "docs/man/belljar-approve.1",
     "docs/man/belljar-bundle.1",
     "docs/man/belljar-demo.1",
+    "docs/man/belljar-deny.1",
     "docs/man/belljar-doctor.1",
     "docs/man/belljar-explain.1",
     "docs/man/belljar-group.1",
@@ -31,12 +40,22 @@ const KEPT: [(&str, &str); 21] = tree![
     "docs/man/belljar-group-list.1",
     "docs/man/belljar-group-remove.1",
     "docs/man/belljar-group-show.1",
+    "docs/man/belljar-log.1",
     "docs/man/belljar-mounts.1",
     "docs/man/belljar-mounts-check.1",
     "docs/man/belljar-mounts-init.1",
     "docs/man/belljar-mounts-list.1",
+    "docs/man/belljar-policy.1",
+    "docs/man/belljar-policy-check.1",
+    "docs/man/belljar-policy-show.1",
+    "docs/man/belljar-policy-test.1",
     "docs/man/belljar-ps.1",
     "docs/man/belljar-run.1",
+    "docs/man/belljar-secret.1",
+    "docs/man/belljar-secret-add.1",
+    "docs/man/belljar-secret-list.1",
+    "docs/man/belljar-secret-remove.1",
+    "docs/man/belljar-secret-rotate.1",
     "docs/man/belljar-show.1",
     "docs/man/belljar-stop.1",
     "contrib/completions/bash",
@@ -44,21 +63,35 @@ const KEPT: [(&str, &str); 21] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 14] = tree![
+const TESTS: [(&str, &str); 28] = tree![
     "tests/bad_input.rs",
     "tests/bundle.rs",
     "tests/cheats.rs",
     "tests/cli_end.rs",
     "tests/cli_run.rs",
     "tests/concurrency.rs",
+    "tests/gateway_dial.rs",
+    "tests/gateway_onecli.rs",
+    "tests/gateway_redaction.rs",
+    "tests/gateway_secrets.rs",
+    "tests/gateway_smuggling.rs",
+    "tests/gateway_streaming.rs",
+    "tests/gateway_tricks.rs",
+    "tests/gateway_ways_out.rs",
     "tests/isolation.rs",
     "tests/mounts.rs",
+    "tests/network.rs",
     "tests/nothing_left.rs",
+    "tests/policy.rs",
     "tests/races.rs",
+    "tests/record.rs",
     "tests/rootfs.rs",
     "tests/shadows.rs",
+    "tests/store.rs",
     "tests/terminal.rs",
     "tests/tools.rs",
+    "tests/vault.rs",
+    "tests/vault_key.rs",
 ];
 
 #[test]
@@ -139,7 +172,7 @@ fn the_commands_and_options_of_the_documents_are_there() {
     cli.build();
     let called = calls(README);
     assert!(called.len() > 10, "only {} calls were found", called.len());
-    for text in [README, SECURITY, CONFIGURATION] {
+    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS] {
         for call in calls(text) {
             check_call(&cli, &call);
         }
