@@ -210,6 +210,9 @@ fn understand(request: &Request<Incoming>, scope: &Scope) -> Result<Judged, Refu
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return Err(Refusal::malformed("the request has both Content-Length and Transfer-Encoding"));
     }
+    if headers.get_all(TRANSFER_ENCODING).iter().any(|value| !is_chunked(value)) {
+        return Err(Refusal::malformed("the request's Transfer-Encoding is not chunked"));
+    }
     if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
         return Err(Refusal::malformed("the request has two Content-Length"));
     }
@@ -353,6 +356,10 @@ fn come_back(
         return Err(Refusal::upstream("the origin ended with an interim answer"));
     }
     let (mut parts, body) = response.into_parts();
+    // Any coding but `chunked` (RFC 9112, 6.1) would hide what it carries.
+    if let Some(odd) = parts.headers.get_all(TRANSFER_ENCODING).iter().find(|value| !is_chunked(value)) {
+        return Err(Refusal::upstream(format!("the origin sends its answer with transfer-encoding {odd:?}, unasked")));
+    }
     // Extensions carry the origin's own reason phrase, which nothing masks.
     parts.extensions.clear();
     let upgrade = parts.headers.get(UPGRADE).cloned();
@@ -436,6 +443,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+fn is_chunked(value: &HeaderValue) -> bool {
+    value.to_str().is_ok_and(|value| value.trim().eq_ignore_ascii_case("chunked"))
 }
 
 fn wants_websocket(request: &Request<Incoming>) -> Result<bool, Refusal> {

@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use serde_json::json;
@@ -57,10 +57,22 @@ async fn one(request: Request<Incoming>, facts: Facts, world: Arc<World>) -> Res
     let (mut parts, incoming) = request.into_parts();
     parts.extensions.insert(facts);
     let received = Received::new(incoming, records, number);
+    let head = parts.method == Method::HEAD;
     let answer = answers::answer(parts, received, &world).await;
+    let answer = answer.map(|answer| if head { without_body(answer) } else { answer });
     Ok(answer.unwrap_or_else(|error| {
         let mut failed = Response::new(whole(format!("the origin failed: {error}\n")));
         *failed.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         failed
     }))
+}
+
+/// What HEAD is answered with: hyper leaves that to the service in HTTP/2.
+fn without_body(mut answer: Response<Answer>) -> Response<Answer> {
+    let length = answer.body().size_hint().exact();
+    *answer.body_mut() = whole("");
+    if let Some(length) = length.filter(|_| !answer.headers().contains_key("content-length")) {
+        answers::set(answer.headers_mut(), "content-length", &length.to_string());
+    }
+    answer
 }
