@@ -43,9 +43,16 @@ fn it_waits_is_shown_whole_and_goes_on_when_a_person_says_so() {
     world.secret("key", &["--host", "a.test", "--bearer"], TOKEN);
     let live = post(&world, &[], "-d 'hello=world' 'https://a.test/echo?a=1'");
     let one = held(&world, &[]);
-    assert_eq!((one["group"].as_str(), one["method"].as_str(), one["rule"].as_str()), (Some("main"), Some("POST"), Some("ask")));
+    assert_eq!(
+        (one["group"].as_str(), one["method"].as_str(), one["rule"].as_str()),
+        (Some("main"), Some("POST"), Some("ask"))
+    );
     assert!(one["url"].as_str().is_some_and(|url| url.contains("a.test/echo?a=1")), "{one}");
-    assert_eq!((one["body"]["text"].as_str(), one["body"]["whole"].as_bool()), (Some("hello=world"), Some(true)), "{one}");
+    assert_eq!(
+        (one["body"]["text"].as_str(), one["body"]["whole"].as_bool()),
+        (Some("hello=world"), Some(true)),
+        "{one}"
+    );
     assert_eq!(one["secret"], "key");
     assert!(!one.to_string().contains(TOKEN));
     let listed = world.call(&["approvals"]).success().out();
@@ -59,7 +66,10 @@ fn it_waits_is_shown_whole_and_goes_on_when_a_person_says_so() {
     assert_ne!(world.call(&["deny", &id(&one)]).code, 0);
     assert_eq!(world.requests().len(), 1);
     let record = world.record();
-    assert!(record.iter().any(|line| line["approval"] == id(&one).as_str() && line["decision"] == "approved"), "{record:?}");
+    assert!(
+        record.iter().any(|line| line["approval"] == id(&one).as_str() && line["decision"] == "approved"),
+        "{record:?}"
+    );
 }
 
 #[test]
@@ -77,7 +87,8 @@ fn it_is_refused_when_denied_when_nobody_answers_and_when_the_client_goes() {
     assert!(out.ends_with("\n403") && out.contains("belljar approve"), "{out}");
     world.config("");
     for version in ["--http1.1", "--http2"] {
-        let live = world.start(&[], &["sh", "-c", &format!("curl -sS {version} --max-time 3 -d x https://a.test/gone; sleep 4")]);
+        let live = world
+            .start(&[], &["sh", "-c", &format!("curl -sS {version} --max-time 3 -d x https://a.test/gone; sleep 4")]);
         let gone = id(&held(&world, &[]));
         eventually("the client's going cancels it", 2 * SOON, || pending(&world).is_empty());
         assert_ne!(world.call(&["approve", &gone]).code, 0, "there is nothing to approve any more");
@@ -115,7 +126,10 @@ fn a_grant_covers_the_same_group_rule_method_host_and_path_for_its_time_only() {
         curl -sS -o /dev/null -w '%{http_code} ' --max-time 1 -d two $url; done";
     let out = world.run(&[], &["sh", "-c", beyond]).out();
     assert_eq!(out, "000 000 000 000 000 ", "each of them is held: {out}");
-    let out = world.run(&["--group", "sales"], &["sh", "-c", "curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted"]);
+    let out = world.run(
+        &["--group", "sales"],
+        &["sh", "-c", "curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted"],
+    );
     assert_eq!(out.out(), "000", "another group is held");
     std::thread::sleep(Duration::from_secs(5));
     let out = world.sh("curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted");
@@ -140,7 +154,9 @@ send(b'/long', b'harmless ' * 200000 + b'EVIL-END', b'text/plain')
 "#;
     let live = world.start(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::PRELUDE)]);
     let one = held(&world, &[]);
-    for arguments in [vec!["approvals"], vec!["approvals", "show", one["id"].as_str().expect("an id")], vec!["approvals", "--json"]] {
+    for arguments in
+        [vec!["approvals"], vec!["approvals", "show", one["id"].as_str().expect("an id")], vec!["approvals", "--json"]]
+    {
         let out = world.call(&arguments).success().out();
         for bad in ['\u{1b}', '\u{202e}', '\u{9b}', '\r', '\0', '\u{7}'] {
             assert!(!out.contains(bad), "{arguments:?} printed {bad:?}: {out:?}");
@@ -152,7 +168,11 @@ send(b'/long', b'harmless ' * 200000 + b'EVIL-END', b'text/plain')
     assert_eq!(long["body"]["size"], 1_800_008);
     assert!(long["body"]["sha256"].as_str().is_some_and(|sum| sum.len() == 64));
     let shown = world.call(&["approvals"]).success().out();
-    assert!(shown.contains("1800008") || shown.contains("1,800,008") || shown.contains("cut"), "{}", &shown[..shown.len().min(600)]);
+    assert!(
+        shown.contains("1800008") || shown.contains("1,800,008") || shown.contains("cut"),
+        "{}",
+        &shown[..shown.len().min(600)]
+    );
     world.call(&["approve", &id(&long)]).success();
     let out = live.wait().success().out();
     assert!(out.contains("[403]") && out.contains("[200]"), "{out}");
@@ -174,7 +194,8 @@ fn a_command_is_told_of_each_new_one_by_json_on_stdin_without_a_shell() {
     live.wait().success();
     let text = world::text_of(&world.jar.path("told"));
     assert!(text.starts_with("1:$(touch"), "{text}");
-    let json: Value = serde_json::from_str(text.lines().nth(1).unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let json: Value =
+        serde_json::from_str(text.lines().nth(1).unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert_eq!(json["id"], one["id"]);
     assert!(!world.jar.path("told.evil").exists());
 }

@@ -116,7 +116,10 @@ fn onecli_that_does_not_answer_or_refuses_starts_no_run() {
     world.jar.write("api-key", "oc_test_key\n");
     fs::set_permissions(world.jar.path("api-key"), fs::Permissions::from_mode(0o600)).expect("chmod");
     let config = |url: &str| {
-        let text = format!("[vault]\nprovider = \"onecli\"\nurl = \"{url}\"\napi_key_file = \"{}\"\n", world.jar.text("api-key"));
+        let text = format!(
+            "[vault]\nprovider = \"onecli\"\nurl = \"{url}\"\napi_key_file = \"{}\"\n",
+            world.jar.text("api-key")
+        );
         world.jar.write("belljar/config/config.toml", &text);
     };
     // Nobody there; somebody who refuses; somebody who is no OneCLI.

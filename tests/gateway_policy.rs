@@ -82,8 +82,14 @@ fn a_refusal_names_rule_reason_and_way_out_in_json() {
         assert!(out.to_lowercase().contains("content-type: application/json"), "{out}");
         let refusal = refusal(&out);
         assert_eq!(refusal["rule"], "no b");
-        assert!(refusal["message"].as_str().is_some_and(|text| text.contains("no b") || text.contains("b.test")), "{refusal}");
-        assert!(refusal["hint"].as_str().is_some_and(|hint| hint.contains("policy")), "what a person could do: {refusal}");
+        assert!(
+            refusal["message"].as_str().is_some_and(|text| text.contains("no b") || text.contains("b.test")),
+            "{refusal}"
+        );
+        assert!(
+            refusal["hint"].as_str().is_some_and(|hint| hint.contains("policy")),
+            "what a person could do: {refusal}"
+        );
     }
     // By default denied: no rule, and how to write one.
     world.policy("default = \"deny\"\n");
@@ -114,7 +120,8 @@ fn exactly_ten_a_minute_pass_from_five_runs_of_a_group() {
     let others = others.wait().success().out();
     assert_eq!(others.matches("200").count(), 8, "another group has ten of its own: {others}");
     assert_eq!(world.requests_to("/rated").len(), 18);
-    let out = world.run(&["--group", "sales"], &["sh", "-c", "curl -sSi --http1.1 https://a.test/rated"]).success().out();
+    let out =
+        world.run(&["--group", "sales"], &["sh", "-c", "curl -sSi --http1.1 https://a.test/rated"]).success().out();
     let retry = out.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("a header").trim().to_owned();
     let seconds: u64 = retry.parse().expect("seconds");
     assert!((1..=60).contains(&seconds), "{retry}");
@@ -129,9 +136,12 @@ fn the_record_has_a_line_for_each_request_and_no_query_body_or_value() {
         curl -sS http://c.test/three; curl -sS 'https://u:password-mark@a.test/four'; curl -sS -g \"https://a.test/$(printf '[31m%%e2%%80%%ae')\"";
     world.sh(script).success();
     let record = world.record();
-    let at = |path: &str| record.iter().find(|line| line["path"] == path).unwrap_or_else(|| panic!("{path}: {record:?}"));
+    let at =
+        |path: &str| record.iter().find(|line| line["path"] == path).unwrap_or_else(|| panic!("{path}: {record:?}"));
     let one = at("/one");
-    for (name, value) in [("method", "POST"), ("host", "a.test"), ("secret", "key"), ("group", "main"), ("scheme", "https")] {
+    for (name, value) in
+        [("method", "POST"), ("host", "a.test"), ("secret", "key"), ("group", "main"), ("scheme", "https")]
+    {
         assert_eq!(one[name], value, "{one}");
     }
     assert_eq!(one["status"], 200);
@@ -157,7 +167,11 @@ fn the_record_has_a_line_for_each_request_and_no_query_body_or_value() {
         .find(|path| path.to_string_lossy().ends_with(".requests.jsonl"))
         .expect("a record");
     let text = fs::read_to_string(&file).expect("read the record");
-    for changed in [text.replace("\"POST\"", "\"GET\""), text.lines().skip(1).collect::<Vec<_>>().join("\n"), format!("{text}{text}")] {
+    for changed in [
+        text.replace("\"POST\"", "\"GET\""),
+        text.lines().skip(1).collect::<Vec<_>>().join("\n"),
+        format!("{text}{text}"),
+    ] {
         fs::write(&file, changed).expect("write");
         assert_ne!(world.call(&["log", &run, "--verify"]).code, 0);
     }

@@ -69,7 +69,10 @@ fn node_fetches_with_and_without_the_proxy_variables() {
         let out = world.run(&[], &["sh", "-c", &format!("{prefix}exec node -e \"$0\""), script]).success();
         assert_eq!(out.out(), "404\n200\n", "{}", out.err());
         for path in ["/v1/chat", "/v1/models"] {
-            assert_eq!(all_headers(&last(&world, "api.openai.com", path), "authorization"), [format!("Bearer {TOKEN}")]);
+            assert_eq!(
+                all_headers(&last(&world, "api.openai.com", path), "authorization"),
+                [format!("Bearer {TOKEN}")]
+            );
         }
         clean(&world, &out);
     }
@@ -132,7 +135,10 @@ fn pip_installs_from_an_index_that_wants_a_password() {
         --index-url https://pypi.org/simple/private/ tinypkg >&2; PYTHONPATH=there /usr/bin/python3 -c 'import tinypkg; print(tinypkg.NAME)'";
     let out = world.sh(script).success();
     assert_eq!(out.out(), "tiny\n", "{}", out.err());
-    assert_eq!(all_headers(&last(&world, "pypi.org", "/simple/private/tinypkg"), "authorization"), [basic("__token__")]);
+    assert_eq!(
+        all_headers(&last(&world, "pypi.org", "/simple/private/tinypkg"), "authorization"),
+        [basic("__token__")]
+    );
     let file = last(&world, "files.pythonhosted.org", "/packages/");
     assert!(all_headers(&file, "authorization").is_empty(), "another host gets nothing");
     clean(&world, &out);
@@ -158,7 +164,8 @@ fn deno_and_java_trust_it_too() {
     let Some(world) = World::new() else { return };
     world.config("inspect = \"all\"\n");
     if has("deno") {
-        let out = world.run(&[], &["deno", "eval", "console.log((await fetch('https://a.test/deno')).status)"]).success();
+        let out =
+            world.run(&[], &["deno", "eval", "console.log((await fetch('https://a.test/deno')).status)"]).success();
         assert_eq!(out.out(), "200\n", "{}", out.err());
         last(&world, "a.test", "/deno");
     }
