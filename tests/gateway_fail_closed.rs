@@ -82,7 +82,7 @@ fn key_file(world: &World) -> Option<std::path::PathBuf> {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.path().is_dir() {
                 queue.push(entry.path());
-            } else if entry.file_name().to_string_lossy().contains("key") {
+            } else if entry.file_name() == "vault.key" {
                 return Some(entry.path());
             }
         }

@@ -46,6 +46,7 @@ use outgoing::Outgoing;
 use pasta::Pasta;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
+use supervise::Around;
 
 /// The namespaces of the launcher.
 pub const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
@@ -133,8 +134,9 @@ impl Made {
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
         let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
+        let pid = launcher.pid;
         let helper = resolved.plan.egress.helper.clone();
-        self.pasta = helper.map(|program| Pasta::new(program, launcher.pid, self.directory.path()));
+        self.pasta = helper.map(|program| Pasta::new(program, pid, self.directory.path()));
         self.launcher = Some(launcher);
         steps.end("launcher");
         receipt.write(dirs)?;
@@ -142,8 +144,8 @@ impl Made {
         if let Some(outgoing) = &mut outgoing {
             outgoing.unlock()?;
         }
-        let outgoing = outgoing.map(|outgoing| (outgoing, self.directory.id()));
-        supervise::supervise(resolved, channel, own_side, (outgoing, self.pasta.as_ref()))
+        let around = Around { launcher: pid, run: self.directory.id(), outgoing, pasta: self.pasta.as_ref() };
+        supervise::supervise(resolved, channel, own_side, around)
     }
 
     /// Undoes what was made, all of it, whatever fails on the way.

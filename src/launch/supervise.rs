@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,14 +93,22 @@ pub struct Outcome {
     pub requests: Option<Head>,
 }
 
+/// What a run has beside its plan.
+pub struct Around<'a> {
+    /// The launcher's process id.
+    pub launcher: Pid,
+    /// The run's id.
+    pub run: &'a str,
+    /// What its gateway works by.
+    pub outgoing: Option<Outgoing>,
+    /// What gives it a network of its own.
+    pub pasta: Option<&'a Pasta>,
+}
+
 /// Supervises the container to its end, and returns when all of its output has
 /// been passed on.
-pub fn supervise(
-    resolved: &Resolved,
-    channel: Channel,
-    stdio: Option<OwnSide>,
-    (outgoing, pasta): (Option<(Outgoing, &str)>, Option<&Pasta>),
-) -> Result<Outcome> {
+pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>, around: Around<'_>) -> Result<Outcome> {
+    let Around { launcher, run, outgoing, pasta } = around;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -108,9 +117,13 @@ pub fn supervise(
     let (sender, events) = unbounded_channel();
     let result = runtime.block_on(async {
         listen(&sender, resolved.plan.terminal)?;
-        let gateway = outgoing.and_then(|(outgoing, run)| outgoing.start(run, sender.clone()));
+        let gateway = outgoing.and_then(|outgoing| outgoing.start(run, sender.clone()));
         let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), sender)?;
         let ended = supervisor.run(resolved, events).await;
+        if ended.is_err() {
+            // What holds the agent's pipes open would be waited for otherwise.
+            let _ = kill(launcher, Signal::SIGKILL);
+        }
         let requests = supervisor.finish();
         ended.and_then(|outcome| Ok(Outcome { requests: requests?, ..outcome }))
     });

@@ -63,6 +63,15 @@ pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBui
             "cc, awk, vi and others are links into it",
         )?;
     }
+    // Debian keeps the configuration of each Java there, and none starts without.
+    let packages = fs::read_dir("/etc").into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in packages.filter(|path| path.is_dir()) {
+        let Some(text) = path.to_str().filter(|text| text.starts_with("/etc/java-") && text.ends_with("-openjdk"))
+        else {
+            continue;
+        };
+        mounts.add_system(around, &path, text, "Java's own configuration")?;
+    }
     root.add("/var/lib", Content::Directory);
     root.link("/var/tmp", "../tmp");
     root.link("/var/run", "../run");
