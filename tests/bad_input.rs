@@ -209,15 +209,35 @@ fn invalid_files_are_named_with_the_line() {
         ("[gateway]\ninspect = \"sometimes\"\n", ":2: "),
         ("[gateway]\n\nidle_timeout = \"soon\"\n", ":3: "),
         ("[gateway]\nextra_root = [\"/etc/corp.pem\"]\n", "extra_root"),
-        ("[gateway]\nextra_roots = [\"/no/such/file.pem\"]\n", "/no/such/file.pem"),
         ("[vault]\nprovider = \"other\"\n", ":2: "),
         ("[vault]\nkey = \"none\"\n", ":2: "),
-        ("[vault]\nprovider = \"onecli\"\n", "url"),
     ] {
         jar.write("belljar/config/config.toml", text);
         run_refused(&jar, &[], &["config.toml:", says]);
     }
+    // What can be read and cannot be used is named by its key.
+    for (text, says) in [
+        ("[gateway]\nextra_roots = [\"/no/such/file.pem\"]\n", &["extra_roots", "/no/such/file.pem"]),
+        ("[gateway]\nextra_roots = [\"/etc/passwd\"]\n", &["extra_roots", "/etc/passwd"]),
+        ("[vault]\nprovider = \"onecli\"\n", &["[vault]", "url"]),
+    ] {
+        jar.write("belljar/config/config.toml", text);
+        run_refused(&jar, &[], says);
+    }
     fs::remove_file(jar.path("belljar/config/config.toml")).expect("delete it");
+    for (text, says) in [
+        ("default = \"perhaps\"\n", ":1: "),
+        ("\n[[rule]]\nhost = \"a.example\"\naction = \"alow\"\n", ":4: "),
+        ("[[rule]\n", ":1: "),
+        ("[[rule]]\nhost = \"https://a.example\"\naction = \"deny\"\n", ":2: "),
+    ] {
+        jar.write("belljar/config/policy.toml", text);
+        run_refused(&jar, &[], &["policy.toml:", says]);
+        // Also where it could not matter: it is mended before it does.
+        run_refused(&jar, &["--egress", "none"], &["policy.toml:", says]);
+        refused(&jar, &words(&["explain"]), &["policy.toml:", says]);
+    }
+    fs::remove_file(jar.path("belljar/config/policy.toml")).expect("delete it");
     for (text, says) in [
         ("", ":1: "),
         ("{\n\"allowedRoots\": [\n{\"path\": 5}]}", ":3: "),

@@ -41,9 +41,10 @@ fn normalised(jar: &Jar, mut config: Value) -> Value {
         let map = config["linux"][maps][0]["hostID"].take();
         assert_ne!(map, 0, "the agent is root on the host");
     }
-    let optional = ["/etc/alternatives"];
+    // Links into /usr, and the configuration of each Java that the host has.
+    let optional = |target: &str| target == "/etc/alternatives" || target.starts_with("/etc/java-");
     if let Some(mounts) = config["mounts"].as_array_mut() {
-        mounts.retain(|mount| !optional.iter().any(|target| mount["destination"] == *target));
+        mounts.retain(|mount| !mount["destination"].as_str().is_some_and(optional));
     }
     let text = config.to_string().replace(jar.text("").trim_end_matches('/'), "$JAR");
     // Which place the project has among the mounts depends on the optional ones.

@@ -6,24 +6,36 @@
 mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use belljar::cli::Cli;
+use belljar::config::Config;
 use belljar::error::{EXIT_REFUSED, EXIT_TIMEOUT, EXIT_USAGE};
+use belljar::policy::Policy;
 use clap::{Command, CommandFactory};
 
 const README: &str = include_str!("../README.md");
 const SECURITY: &str = include_str!("../docs/security.md");
 const CONFIGURATION: &str = include_str!("../docs/configuration.md");
+const POLICY: &str = include_str!("../docs/policy.md");
+const SECRETS: &str = include_str!("../docs/secrets.md");
 
 /// Files of this tree with their text: the test runs elsewhere too.
 macro_rules! tree {
     ($($path:literal),* $(,)?) => { [$(($path, include_str!(concat!("../", $path)))),*] };
 }
 
-const KEPT: [(&str, &str); 21] = tree![
+const KEPT: [(&str, &str); 38] = tree![
     "docs/man/belljar.1",
+    "docs/man/belljar-approvals.1",
+    "docs/man/belljar-approvals-list.1",
+    "docs/man/belljar-approvals-revoke.1",
+    "docs/man/belljar-approvals-show.1",
+    "docs/man/belljar-approvals-watch.1",
+    "docs/man/belljar-approve.1",
     "docs/man/belljar-bundle.1",
     "docs/man/belljar-demo.1",
+    "docs/man/belljar-deny.1",
     "docs/man/belljar-doctor.1",
     "docs/man/belljar-explain.1",
     "docs/man/belljar-group.1",
@@ -31,12 +43,22 @@ const KEPT: [(&str, &str); 21] = tree![
     "docs/man/belljar-group-list.1",
     "docs/man/belljar-group-remove.1",
     "docs/man/belljar-group-show.1",
+    "docs/man/belljar-log.1",
     "docs/man/belljar-mounts.1",
     "docs/man/belljar-mounts-check.1",
     "docs/man/belljar-mounts-init.1",
     "docs/man/belljar-mounts-list.1",
+    "docs/man/belljar-policy.1",
+    "docs/man/belljar-policy-check.1",
+    "docs/man/belljar-policy-show.1",
+    "docs/man/belljar-policy-test.1",
     "docs/man/belljar-ps.1",
     "docs/man/belljar-run.1",
+    "docs/man/belljar-secret.1",
+    "docs/man/belljar-secret-add.1",
+    "docs/man/belljar-secret-list.1",
+    "docs/man/belljar-secret-remove.1",
+    "docs/man/belljar-secret-rotate.1",
     "docs/man/belljar-show.1",
     "docs/man/belljar-stop.1",
     "contrib/completions/bash",
@@ -44,21 +66,40 @@ const KEPT: [(&str, &str); 21] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 14] = tree![
+const TESTS: [(&str, &str); 33] = tree![
     "tests/bad_input.rs",
     "tests/bundle.rs",
     "tests/cheats.rs",
     "tests/cli_end.rs",
     "tests/cli_run.rs",
     "tests/concurrency.rs",
+    "tests/gateway_approvals.rs",
+    "tests/gateway_dial.rs",
+    "tests/gateway_fail_closed.rs",
+    "tests/gateway_load.rs",
+    "tests/gateway_onecli.rs",
+    "tests/gateway_policy.rs",
+    "tests/gateway_redaction.rs",
+    "tests/gateway_secrets.rs",
+    "tests/gateway_smuggling.rs",
+    "tests/gateway_streaming.rs",
+    "tests/gateway_tools.rs",
+    "tests/gateway_tricks.rs",
+    "tests/gateway_ways_out.rs",
     "tests/isolation.rs",
     "tests/mounts.rs",
+    "tests/network.rs",
     "tests/nothing_left.rs",
+    "tests/policy.rs",
     "tests/races.rs",
+    "tests/record.rs",
     "tests/rootfs.rs",
     "tests/shadows.rs",
+    "tests/store.rs",
     "tests/terminal.rs",
     "tests/tools.rs",
+    "tests/vault.rs",
+    "tests/vault_key.rs",
 ];
 
 #[test]
@@ -139,7 +180,7 @@ fn the_commands_and_options_of_the_documents_are_there() {
     cli.build();
     let called = calls(README);
     assert!(called.len() > 10, "only {} calls were found", called.len());
-    for text in [README, SECURITY, CONFIGURATION] {
+    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS] {
         for call in calls(text) {
             check_call(&cli, &call);
         }
@@ -150,6 +191,60 @@ fn the_commands_and_options_of_the_documents_are_there() {
             README.contains(&format!("belljar {name}")) || name == "demo",
             "README.md does not show belljar {name}"
         );
+    }
+}
+
+/// The blocks of the text in this language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn the_examples_of_the_documents_are_understood() {
+    let configurations: Vec<&str> =
+        [CONFIGURATION, SECRETS].into_iter().flat_map(|text| blocks(text, "toml")).collect();
+    let policies = blocks(POLICY, "toml");
+    assert!(configurations.len() >= 3 && policies.len() >= 3, "{} and {}", configurations.len(), policies.len());
+    for text in configurations {
+        if let Err(error) = toml::from_str::<Config>(text) {
+            panic!("{error}\n{text}");
+        }
+    }
+    for text in policies {
+        if let Err(error) = Policy::parse(text, Path::new("policy.toml")) {
+            panic!("{error}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_gateway_and_the_vault_is_in_the_document() {
+    for (table, keys) in [
+        (
+            "gateway",
+            &[
+                "extra_roots",
+                "inspect",
+                "connections",
+                "approval_timeout",
+                "approval_command",
+                "connect_timeout",
+                "tls_timeout",
+                "header_timeout",
+                "response_timeout",
+                "idle_timeout",
+            ][..],
+        ),
+        ("vault", &["provider", "url", "api_key_file", "key", "key_file", "passphrase_file"][..]),
+    ] {
+        // What the program itself names when a key is unknown.
+        let error = toml::from_str::<Config>(&format!("[{table}]\nno_such_key = 1\n")).expect_err("an unknown key");
+        let known: BTreeSet<&str> = error.message().split('`').skip(3).step_by(2).collect();
+        assert_eq!(known, BTreeSet::from_iter(keys.iter().copied()), "{error}");
+        for key in keys {
+            assert!(CONFIGURATION.contains(&format!("{key} =")) || SECRETS.contains(&format!("{key} =")), "{key}");
+        }
     }
 }
 

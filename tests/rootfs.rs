@@ -49,6 +49,34 @@ fn the_hosts_usr_and_nothing_else_of_the_host() {
     let of_home: Vec<&str> =
         out.lines().skip_while(|line| *line != "/home:").skip(1).take_while(|line| !line.is_empty()).collect();
     assert_eq!(of_home, ["node"], "homes of the host are there: {out}");
+    // Of /etc: what belljar generates, and two directories that lead to programs.
+    let plan = jar.plan(&[], &["true"]);
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let mounted: Vec<String> = list(&plan["mounts"]).iter().map(|mount| text(&mount["target"])).collect();
+    let generated = list(&plan["root"]["generated"]);
+    for target in mounted.iter().filter(|target| target.starts_with("/etc")) {
+        let leads_to_programs = target == "/etc/alternatives" || target.starts_with("/etc/java-");
+        assert!(leads_to_programs, "{target} of the host is there");
+    }
+    for name in jar.sh("ls -A /etc").success().out().lines() {
+        let path = format!("/etc/{name}");
+        let made = generated.iter().map(|entry| text(&entry["path"])).any(|made| made.starts_with(&path));
+        assert!(made || mounted.contains(&path), "{path} is neither generated nor mounted by the plan");
+    }
+    let copies = generated.iter().filter(|entry| !entry["content"]["copy"].is_null());
+    for copy in copies.map(|entry| text(&entry["path"])) {
+        // Public on every machine: lists, and where libraries and certificates are.
+        let public = [
+            "/etc/ld.so.cache",
+            "/etc/localtime",
+            "/etc/protocols",
+            "/etc/services",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/etc/ssl/openssl.cnf",
+        ];
+        assert!(public.contains(&copy.as_str()), "{copy} of the host is copied");
+    }
 }
 
 #[test]
