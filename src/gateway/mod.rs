@@ -12,6 +12,7 @@ mod dial;
 mod dns;
 mod exchange;
 mod forward;
+mod frames;
 mod greedy;
 mod inject;
 mod names;

@@ -1,17 +1,18 @@
-//! A WebSocket after its handshake: bytes both ways. What comes back is masked
-//! in place: frames from a server are not scrambled (RFC 6455, 5.1), and masking
-//! keeps lengths.
+//! A WebSocket after its handshake, and raw tunnels: bytes both ways. What comes
+//! back of a WebSocket is masked in place: frames from a server are not scrambled
+//! (RFC 6455, 5.1), and masking keeps lengths.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use super::exchange::{Direction, Exchange};
-use super::redact::{Needles, Redactor};
+use super::frames::Frames;
+use super::redact::Needles;
 use super::shared::Place;
 
 /// Bytes that are passed on at once.
@@ -63,12 +64,12 @@ where
     W: AsyncWrite + Unpin,
 {
     let broken = |error| (direction, error);
-    let mut redactor = needles.map(Redactor::new);
+    let mut frames = needles.map(Frames::new);
     let masked: &AtomicU64 = exchange.redacted();
     let mut counted = 0;
-    let mut count = |redactor: &Redactor| {
-        masked.fetch_add(redactor.count() - counted, std::sync::atomic::Ordering::Relaxed);
-        counted = redactor.count();
+    let mut count = |frames: &Frames| {
+        masked.fetch_add(frames.count() - counted, Ordering::Relaxed);
+        counted = frames.count();
     };
     let mut buffer = bytes::BytesMut::with_capacity(CHUNK);
     loop {
@@ -82,10 +83,10 @@ where
         }
         let chunk = buffer.split().freeze();
         exchange.passed(direction, chunk.len());
-        let chunk = match &mut redactor {
-            Some(redactor) => {
-                let chunk = redactor.push(chunk);
-                count(redactor);
+        let chunk = match &mut frames {
+            Some(frames) => {
+                let chunk = frames.push(chunk).map_err(broken)?;
+                count(frames);
                 chunk
             }
             None => chunk,
@@ -93,9 +94,9 @@ where
         to.write_all(&chunk).await.map_err(broken)?;
         to.flush().await.map_err(broken)?;
     }
-    if let Some(redactor) = &mut redactor {
-        let rest = redactor.finish();
-        count(redactor);
+    if let Some(frames) = &mut frames {
+        let rest = frames.finish();
+        count(frames);
         to.write_all(&rest).await.map_err(broken)?;
     }
     to.shutdown().await.map_err(broken)
