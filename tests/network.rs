@@ -197,3 +197,47 @@ fn without_egress_nothing_is_even_listened_on() {
     let with_gateway = jar.run(&[], &["sh", "-c", sockets]).success().out();
     assert_ne!(with_gateway, "0\n", "the control has listeners");
 }
+
+/// Either there is such a network, or the run is refused and says what is missing.
+#[test]
+fn open_is_a_network_of_its_own_without_the_hosts_loopback_and_leaves_nothing() {
+    let (jar, somebody) = (Jar::new(), Somebody::listen());
+    let [tcp, _] = somebody.ports();
+    let script = format!(
+        "touch /workspace/group/ran; cut -d: -f1 /proc/net/dev | tail -n +3; \
+         curl -s -m 5 --noproxy '*' -o /dev/null http://127.0.0.1:{tcp}/; echo curl $?; \
+         curl -s -o /dev/null -w '%{{http_code}} %header{{x-belljar-refused}}\\n' http://127.0.0.1:{tcp}/"
+    );
+    let outcome = jar.run(&["--egress", "open"], &["sh", "-c", &script]);
+    let own = jar.text("belljar/run");
+    harness::eventually("no pasta is left", harness::SOON, || harness::processes_with(&own).is_empty());
+    assert!(jar.live_runs().is_empty());
+    assert_eq!(somebody.came(), (0, 0), "the host's loopback was reached");
+    if outcome.code == 125 {
+        outcome.says(&["--egress open", "pasta", "hint: "]);
+        assert!(!jar.group("main").join("ran").exists(), "refused, and ran");
+        return;
+    }
+    let out = outcome.success().out();
+    let interfaces = out.lines().take_while(|line| !line.starts_with("curl")).count();
+    assert_eq!(interfaces, 2, "the loopback and pasta's: {out}");
+    // The loopback there is the run's own; the gateway goes on beside it, and
+    // does not lead to the host's either.
+    assert!(out.contains("curl 7\n403 address_not_public"), "{out}");
+}
+
+#[test]
+fn open_leaves_nothing_when_the_supervisor_is_killed() {
+    let jar = Jar::new();
+    let mut live = jar.start(&["--egress", "open"], &["sh", "-c", "touch /workspace/group/ran; sleep 1000"]);
+    let own = jar.text("belljar/run");
+    harness::eventually("the agent runs, or the run is refused", harness::DEADLINE, || {
+        jar.group("main").join("ran").exists() || !live.is_running()
+    });
+    if live.is_running() {
+        assert!(!harness::processes_with(&own).is_empty(), "what is looked for is not there while the agent runs");
+        live.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+    harness::eventually("no pasta is left", harness::SOON, || harness::processes_with(&own).is_empty());
+    harness::eventually("no run directory is left", harness::SOON, || jar.live_runs().is_empty());
+}
