@@ -1,18 +1,20 @@
 //! Redaction: a secret that was injected does not come back.
 //!
-//! The values of a run's secrets are turned into [`Needles`], the byte strings
-//! that the value looks like when it is sent back: as it is, or in the forms
-//! that common encoders give it (`forms`). Wherever one is found in a
-//! response, it is overwritten with as many `*`, so that lengths stay right
-//! and nothing has to be buffered. A [`Redactor`] does that for one stream,
-//! across the borders of its chunks; [`RedactedBody`] for an HTTP body;
-//! [`copy_redacted`] for the bytes of a WebSocket; [`mask_head`] for the head
-//! of a response. A compressed body is decoded first ([`Decoded`]).
+//! The values of a run's secrets are turned into [`Needles`]: what the value
+//! looks like when it is sent back. Byte strings are searched for as they are
+//! (`forms`: raw, hexadecimal, base64, wide text); whatever is escaped, in any
+//! mix of JSON, percent and HTML escapes and of escapes of escapes, and base64
+//! that is cut into lines, is read and followed (`reading`, `walk`). Wherever
+//! one is found in a response, it is overwritten with as many `*`, so that
+//! lengths stay right and nothing has to be buffered. A [`Redactor`] does that
+//! for one stream, across the borders of its chunks; [`RedactedBody`] for an
+//! HTTP body; [`copy_redacted`] for the bytes of a WebSocket; [`mask_head`] for
+//! the head of a response. A compressed body is decoded first ([`Decoded`]).
 //!
 //! What is not found: forms that nobody is known to make by accident, such as
-//! a value that is reversed, compressed, encrypted or encoded twice in
-//! another way than `forms` lists, and a value that the far side cuts by bytes
-//! of its own, such as WebSocket frame heads or the line breaks of MIME.
+//! a value that is reversed, compressed, encrypted, escaped by three kinds of
+//! encoders in a row, or in base64 twice, and a value that the far side cuts
+//! by bytes of its own, such as WebSocket frame heads.
 
 mod body;
 mod bytes;
@@ -21,7 +23,11 @@ mod forms;
 mod head;
 mod inflate;
 mod needles;
+mod reading;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod walk;
 
 pub use body::RedactedBody;
 pub use bytes::copy_redacted;

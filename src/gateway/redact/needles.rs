@@ -1,4 +1,5 @@
-//! The byte strings to look for, and the search for all of them at once.
+//! The byte strings to look for, and the search for all of them at once. What
+//! is not raw is found by `walk`.
 //!
 //! A body is megabytes without a secret, so the search is made for that case.
 //! Each needle has a window of `stride + 3` bytes; a text is sampled at every
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use zeroize::Zeroize;
 
 use super::forms::{self, Form};
+use super::walk::{Kind, Walker};
 
 /// Shorter forms are not looked for, in bytes: they would be found in texts
 /// that have nothing to do with the secret.
@@ -36,6 +38,7 @@ const TABLE: u32 = 18;
 pub struct Needles(Option<Arc<Set>>);
 
 struct Set {
+    walker: Walker,
     /// Sorted, no two the same.
     needles: Vec<Form>,
     longest: usize,
@@ -60,12 +63,13 @@ impl Needles {
     /// Looks for every form of `values`, each without the white space around
     /// it. A value shorter than [`SHORTEST`] is not looked for.
     pub fn new<'a>(values: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut needles: Vec<Form> =
-            values.map(<[u8]>::trim_ascii).filter(|value| value.len() >= SHORTEST).flat_map(forms::of).collect();
-        needles.retain(|needle| needle.len() >= SHORTEST);
-        needles.sort_unstable_by(|one, other| one.as_slice().cmp(other));
-        needles.dedup();
-        Self(Set::new(needles).map(Arc::new))
+        let (mut needles, mut patterns) = (Vec::new(), Vec::new());
+        for value in values.map(<[u8]>::trim_ascii).filter(|value| value.len() >= SHORTEST) {
+            needles.append(&mut forms::of(value));
+            patterns.push((Form::new(value.to_vec()), Kind::Text));
+            patterns.extend(forms::base64(value).into_iter().map(|form| (form, Kind::Base64)));
+        }
+        Self(Set::new(needles, patterns).map(Arc::new))
     }
 
     /// Whether there is nothing to look for.
@@ -94,9 +98,16 @@ impl Needles {
 
     /// Where needles occur in `text`, in order; those that overlap are one.
     pub(super) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
-        let Some(set) = &self.0 else { return Vec::new() };
+        self.scan(text).0
+    }
+
+    /// Beside what [`Self::find`] gives, how many bytes at the end the next
+    /// ones may make an occurrence, or a part of one.
+    pub(super) fn scan(&self, text: &[u8]) -> (Vec<Range<usize>>, usize) {
+        let Some(set) = &self.0 else { return (Vec::new(), 0) };
         let mut found = Vec::new();
         set.search(text, |range| found.push(range));
+        let cut = set.walker.search(text, |range| found.push(range));
         found.sort_unstable_by_key(|range| range.start);
         found.dedup_by(|next, before| {
             let overlap = next.start < before.end;
@@ -105,13 +116,8 @@ impl Needles {
             }
             overlap
         });
-        found
-    }
-
-    /// The length of the longest suffix of `text` that a needle begins with,
-    /// shorter than the needle: what the next bytes may make an occurrence.
-    pub(super) fn unfinished(&self, text: &[u8]) -> usize {
-        self.0.as_ref().map_or(0, |set| set.unfinished(text))
+        let unfinished = set.unfinished(text).max(cut.map_or(0, |start| text.len() - start));
+        (found, unfinished)
     }
 }
 
@@ -122,12 +128,20 @@ impl fmt::Debug for Needles {
 }
 
 impl Set {
-    /// None without needles.
-    fn new(needles: Vec<Form>) -> Option<Self> {
+    /// The needles and the patterns, each also as it is. None without any.
+    fn new(mut needles: Vec<Form>, mut patterns: Vec<(Form, Kind)>) -> Option<Self> {
+        patterns.retain(|(form, _)| form.len() >= SHORTEST);
+        patterns.sort_unstable_by(|one, other| one.0.as_slice().cmp(&other.0));
+        patterns.dedup_by(|one, other| one.0 == other.0 && one.1 == other.1);
+        needles.extend(patterns.iter().map(|(form, _)| form.clone()));
+        needles.retain(|needle| needle.len() >= SHORTEST);
+        needles.sort_unstable_by(|one, other| one.as_slice().cmp(other));
+        needles.dedup();
         let shortest = needles.iter().map(|needle| needle.len()).min()?;
         let longest = needles.iter().map(|needle| needle.len()).max()?;
         let window = shortest.min(LONGEST_WINDOW);
         let mut set = Self {
+            walker: Walker::new(patterns),
             longest,
             stride: window - GRAM + 1,
             grams: Vec::new(),
@@ -244,10 +258,7 @@ pub(super) mod tests {
     impl Needles {
         /// Looks for these and no other forms of them.
         pub fn exactly(values: &[Vec<u8>]) -> Self {
-            let mut needles: Vec<Form> = values.iter().cloned().map(Form::new).collect();
-            needles.sort_unstable_by(|one, other| one.as_slice().cmp(other));
-            needles.dedup();
-            Self(Set::new(needles).map(Arc::new))
+            Self(Set::new(values.iter().cloned().map(Form::new).collect(), Vec::new()).map(Arc::new))
         }
     }
 
@@ -308,7 +319,7 @@ pub(super) mod tests {
             let expected = (0..text.len())
                 .find(|at| values.iter().any(|value| value.len() > text.len() - at && value.starts_with(&text[*at..])))
                 .map_or(0, |at| text.len() - at);
-            assert_eq!(Needles::exactly(&values).unfinished(&text), expected, "{values:?} {text:?}");
+            assert_eq!(Needles::exactly(&values).scan(&text).1, expected, "{values:?} {text:?}");
         }
     }
 

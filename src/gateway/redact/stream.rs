@@ -30,10 +30,13 @@ impl Redactor {
         if self.needles.is_empty() || chunk.is_empty() {
             return chunk;
         }
-        if self.tail.is_empty() && self.needles.find(&chunk).is_empty() {
-            let end = chunk.len() - self.needles.unfinished(&chunk);
-            self.tail.extend_from_slice(&chunk[end..]);
-            return chunk.slice(..end);
+        if self.tail.is_empty() {
+            let (found, unfinished) = self.needles.scan(&chunk);
+            if found.is_empty() {
+                let end = chunk.len() - unfinished;
+                self.tail.extend_from_slice(&chunk[end..]);
+                return chunk.slice(..end);
+            }
         }
         let mut text = Vec::with_capacity(self.tail.len() + chunk.len());
         text.extend_from_slice(&self.tail);
@@ -63,8 +66,8 @@ impl Redactor {
 
     /// Searches the tail and a chunk together.
     fn advance(&mut self, mut text: Vec<u8>) -> Bytes {
-        let found = self.needles.find(&text);
-        let keep = text.len() - self.needles.unfinished(&text);
+        let (found, unfinished) = self.needles.scan(&text);
+        let keep = text.len() - unfinished;
         let mut end = keep.max(self.gone);
         let mut covered = self.gone;
         for range in &found {
@@ -125,7 +128,7 @@ mod tests {
                 let end = text.len().min(seen + 1 + numbers.below(20));
                 out.extend_from_slice(&redactor.push(Bytes::copy_from_slice(&text[seen..end])));
                 seen = end;
-                assert!(redactor.held() <= needles.unfinished(&text[..seen]));
+                assert!(redactor.held() <= needles.scan(&text[..seen]).1);
                 assert_eq!(out.len() + redactor.held(), seen);
             }
             out.extend_from_slice(&redactor.finish());
