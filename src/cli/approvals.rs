@@ -133,8 +133,17 @@ fn line(approval: &Approval) -> String {
         printable(&scope.group),
         printable(&scope.rule),
         printable(&scope.method),
-        printable(&approval.url())
+        short(&printable(&approval.url()), &approval.id)
     )
+}
+
+/// The beginning of an address: a long one would push the others, and its own
+/// body, off the screen.
+fn short(url: &str, id: &str) -> String {
+    match url.char_indices().nth(GLIMPSE) {
+        Some((at, _)) => format!("{} … see: belljar approvals show {id}", &url[..at]),
+        None => url.to_owned(),
+    }
 }
 
 /// Type, size and beginning of the body.

@@ -54,7 +54,10 @@ struct Run {
 
 impl Run {
     fn find(dirs: &Dirs, text: &str) -> Result<Self> {
-        let receipt = runs::find_receipt(dirs, text)?;
+        let receipt = match runs::find_receipt(dirs, text) {
+            Ok(receipt) => receipt,
+            Err(error) => return Self::without_receipt(dirs, text).ok_or(error),
+        };
         let field = |name: &str| receipt[name].as_str().unwrap_or_default().to_owned();
         let head = match &receipt["requests"] {
             Value::Null => None,
@@ -65,6 +68,19 @@ impl Run {
             return Err(Error::failed(format!("the receipt names no run: `{id}`")).hint("belljar ps"));
         }
         Ok(Self { id, group: field("group"), status: field("status"), head })
+    }
+
+    /// A run of which only the record is left: somebody took the receipt away.
+    fn without_receipt(dirs: &Dirs, text: &str) -> Option<Self> {
+        let names =
+            std::fs::read_dir(dirs.receipts()).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut ids = names.filter_map(|name| name.strip_suffix(".requests.jsonl").map(str::to_owned));
+        let id = ids.find(|id| !text.is_empty() && id.starts_with(text))?;
+        let mut first = String::new();
+        BufReader::new(open(&record::path(dirs, &id)).ok()??).read_line(&mut first).ok()?;
+        let line: Value = serde_json::from_str(&first).ok()?;
+        // As one that has ended: a record without the receipt's word is broken.
+        Some(Self { id, group: line["group"].as_str()?.to_owned(), status: "ended".to_owned(), head: None })
     }
 
     fn is_live(&self, dirs: &Dirs) -> Result<bool> {

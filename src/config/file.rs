@@ -1,14 +1,13 @@
 //! `config.toml`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::error::{Context, Error, Result};
+use super::read_own;
+use crate::error::{Error, Result};
 use crate::plan::{EgressMode, parse_cpus, parse_duration, parse_size};
 
 /// `config.toml`, as written.
@@ -270,10 +269,8 @@ impl Config {
     /// Reads the file; a missing one is the empty configuration. An invalid one
     /// is refused, with line and reason.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).refuse(|| format!("read {}", path.display())),
+        let Some(text) = read_own(path)? else {
+            return Ok(Self::default());
         };
         toml::from_str(&text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);

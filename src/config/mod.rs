@@ -6,6 +6,7 @@
 mod dirs;
 mod file;
 mod groups;
+mod own;
 
 pub use dirs::{Caller, Dirs, create_private, start_over_as};
 pub use file::{
@@ -13,3 +14,4 @@ pub use file::{
     RunConfig, VaultConfig,
 };
 pub use groups::{Group, GroupName, Groups, MAIN};
+pub use own::read_own;

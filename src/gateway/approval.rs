@@ -137,16 +137,21 @@ pub async fn hold(
     };
     let read = read(request).await?;
     let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let bytes = read.frames.iter().filter_map(Frame::data_ref).fold(Vec::new(), |mut all, data| {
+    let needles = shared.secrets.needles();
+    let masked = |text: Option<String>| text.map(|text| needles.mask_text(&text).0);
+    let mut bytes = read.frames.iter().filter_map(Frame::data_ref).fold(Vec::new(), |mut all, data| {
         all.extend_from_slice(data);
         all
     });
+    // What a person reads, and a command may send on, never shows a secret, also
+    // when the agent has come by it elsewhere.
+    needles.mask_bytes(&mut bytes);
     let size = text(CONTENT_LENGTH).and_then(|text| text.parse().ok());
     let held = Held {
         run: shared.run.clone(),
         scope,
-        query: judged.query.clone(),
-        content_type: text(CONTENT_TYPE),
+        query: masked(judged.query.clone()),
+        content_type: masked(text(CONTENT_TYPE)),
         secret: (!secrets.is_empty()).then(|| secrets.to_owned()),
         body: if read.ended { store::Body::Whole(bytes) } else { store::Body::Cut { beginning: bytes, size } },
         wait: shared.times.approval,

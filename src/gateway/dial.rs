@@ -32,34 +32,19 @@ impl fmt::Display for DialError {
 
 impl std::error::Error for DialError {}
 
+/// Judges a host that somebody else will resolve and dial: as far as it can be
+/// seen from here. A name that only the other one can resolve passes.
+pub async fn judge_for_another(host: &Host, port: u16, policy: &Policy, patience: Duration) -> Result<(), DialError> {
+    match resolve(host, port, policy, Instant::now() + patience).await {
+        Err(DialError::NotPublic(why)) => Err(DialError::NotPublic(why)),
+        Ok(_) | Err(DialError::Unreachable(_)) => Ok(()),
+    }
+}
+
 /// Resolves by the system's resolver, judges, and connects.
 pub async fn dial(host: &Host, port: u16, policy: &Policy, patience: Duration) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + patience;
-    let found: Vec<IpAddr> = match host {
-        Host::V4(address) => vec![(*address).into()],
-        Host::V6(address) => vec![(*address).into()],
-        Host::Name(name) => match timeout_at(deadline, tokio::net::lookup_host((name.as_str(), port))).await {
-            Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
-            Ok(Err(error)) => return Err(DialError::Unreachable(format!("{name} cannot be resolved: {error}"))),
-            Err(_) => {
-                return Err(DialError::Unreachable(format!("{name} was not resolved within {} s", patience.as_secs())));
-            }
-        },
-    };
-    let private_allowed = policy.allows_private(host, port);
-    let own = own_addresses();
-    let judged: Vec<_> = found.iter().map(|address| (*address, judge(*address, &own))).collect();
-    let good: Vec<IpAddr> =
-        judged.iter().filter(|(_, verdict)| private_allowed || verdict.is_ok()).map(|(address, _)| *address).collect();
-    if good.is_empty() {
-        let why = judged.first().map_or_else(
-            || format!("{host} has no address"),
-            |(address, verdict)| {
-                format!("{host} is at {address}, which is {}", verdict.as_ref().err().copied().unwrap_or("not public"))
-            },
-        );
-        return Err(DialError::NotPublic(why));
-    }
+    let good = resolve(host, port, policy, deadline).await?;
     let mut last = String::from("no address answered");
     for (index, address) in good.iter().enumerate() {
         // A part of the time for each, so that one silent address does not use
@@ -77,6 +62,36 @@ pub async fn dial(host: &Host, port: u16, policy: &Policy, patience: Duration) -
         }
     }
     Err(DialError::Unreachable(format!("connect to {host}: {last}")))
+}
+
+/// The addresses of the host that may be dialled; at least one.
+async fn resolve(host: &Host, port: u16, policy: &Policy, deadline: Instant) -> Result<Vec<IpAddr>, DialError> {
+    let found: Vec<IpAddr> = match host {
+        Host::V4(address) => vec![(*address).into()],
+        Host::V6(address) => vec![(*address).into()],
+        Host::Name(name) => match timeout_at(deadline, tokio::net::lookup_host((name.as_str(), port))).await {
+            Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+            Ok(Err(error)) => return Err(DialError::Unreachable(format!("{name} cannot be resolved: {error}"))),
+            Err(_) => {
+                return Err(DialError::Unreachable(format!("{name} was not resolved in time")));
+            }
+        },
+    };
+    let private_allowed = policy.allows_private(host, port);
+    let own = own_addresses();
+    let judged: Vec<_> = found.iter().map(|address| (*address, judge(*address, &own))).collect();
+    let good: Vec<IpAddr> =
+        judged.iter().filter(|(_, verdict)| private_allowed || verdict.is_ok()).map(|(address, _)| *address).collect();
+    if good.is_empty() {
+        let why = judged.first().map_or_else(
+            || format!("{host} has no address"),
+            |(address, verdict)| {
+                format!("{host} is at {address}, which is {}", verdict.as_ref().err().copied().unwrap_or("not public"))
+            },
+        );
+        return Err(DialError::NotPublic(why));
+    }
+    Ok(good)
 }
 
 /// Whether the address is public; the reason when it is not. The ranges are

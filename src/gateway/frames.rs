@@ -218,7 +218,7 @@ mod tests {
         let mut stream = frames();
         for message in ["yes", "sk-secret-valu", ""] {
             let sent = frame(0x81, message.as_bytes());
-            assert_eq!(stream.push(sent.clone().into()).unwrap(), sent, "{message}");
+            assert_eq!(stream.push(sent.clone().into()).expect("frames"), sent, "{message}");
         }
         assert_eq!(stream.count(), 0);
     }
@@ -245,7 +245,7 @@ mod tests {
             let mut stream = frames();
             let mut out = Vec::new();
             for chunk in sent.chunks(size) {
-                out.extend(stream.push(Bytes::copy_from_slice(chunk)).unwrap());
+                out.extend(stream.push(Bytes::copy_from_slice(chunk)).expect("frames"));
             }
             out.extend(stream.finish());
             assert!(out == expected, "in pieces of {size}");

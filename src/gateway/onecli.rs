@@ -140,9 +140,11 @@ pub fn fetch(config: &VaultConfig, extra: &[std::path::PathBuf], group: &str, ho
             .unwrap_or_else(|_| Err(Error::refused(format!("{url} did not answer within {} s", PATIENCE.as_secs()))))
     });
     fetched.map(Some).map_err(|error| {
-        Error::refused(format!("fetch the configuration of group `{group}` from OneCLI at {url}"))
-            .because(&error.what)
-            .because(error.causes.join("; "))
+        let failed = Error::refused(format!("fetch the configuration of group `{group}` from OneCLI at {url}"));
+        error
+            .causes
+            .iter()
+            .fold(failed.because(&error.what), Error::because)
             .hint("start OneCLI, or mend [vault] in config.toml; the run does not start without its credentials")
     })
 }
@@ -299,7 +301,7 @@ mod tests {
             "HTTPS_PROXY": "http://x:aoc_secret1@localhost:10255", "HTTP_PROXY": "http://x:aoc_secret1@localhost:10255",
             "ANTHROPIC_API_KEY": "placeholder", "SNEAKY": "x aoc_secret1 y", "NODE_EXTRA_CA_CERTS": "/tmp/ca.pem",
         } });
-        let fetched = understand(&answer).unwrap();
+        let fetched = understand(&answer).expect("a configuration");
         assert_eq!(fetched.environment, [("ANTHROPIC_API_KEY".to_owned(), "placeholder".to_owned())]);
         assert_eq!(fetched.proxy.needles()[0].as_slice(), b"aoc_secret1");
         assert!(understand(&json!({ "env": { "HTTPS_PROXY": "http://localhost:1" } })).is_err());

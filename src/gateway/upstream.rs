@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
 use super::body::Body;
-use super::dial::{DialError, dial};
+use super::dial::{DialError, dial, judge_for_another};
 use super::greedy::Greedy;
 use super::onecli::ParentProxy;
 use super::roots::Roots;
@@ -77,7 +77,10 @@ impl Network {
     /// A connection to the host, without TLS.
     pub async fn connect(&self, host: &Host, port: u16) -> Result<Box<dyn Stream>, DialError> {
         match &self.parent {
-            Some(parent) => parent.tunnel(host, port, self.times.connect).await,
+            Some(parent) => {
+                judge_for_another(host, port, &self.policy, self.times.connect).await?;
+                parent.tunnel(host, port, self.times.connect).await
+            }
             None => Ok(Box::new(dial(host, port, &self.policy, self.times.connect).await?)),
         }
     }
@@ -144,6 +147,7 @@ impl tower_service::Service<Uri> for Connector {
                 }
                 (None, false) => Origin { stream: network.connect(&host, port).await?, h2: false, proxied: false },
                 (Some(parent), false) => {
+                    judge_for_another(&host, port, &network.policy, network.times.connect).await?;
                     Origin { stream: Box::new(parent.dial(network.times.connect).await?), h2: false, proxied: true }
                 }
             };

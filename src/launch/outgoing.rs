@@ -65,6 +65,9 @@ impl Outgoing {
     /// in a core dump, nor be read by another one of the same user.
     pub fn unlock(&mut self) -> Result<()> {
         prctl::set_dumpable(false).step(|| "keep this process out of core dumps".to_owned())?;
+        let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+        rustix::process::setrlimit(rustix::process::Resource::Core, none)
+            .step(|| "limit this process's core dumps".to_owned())?;
         self.master = Some(self.setup.vault.master(IfMissing::Refuse)?);
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! every run.
 
 use std::fs;
-use std::io;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,8 @@ use super::Trust;
 use super::blocked::Blocked;
 use super::request::Access;
 use super::source::absolute;
-use crate::error::{Context, Error, Result};
+use crate::config::read_own;
+use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -94,12 +95,8 @@ impl Allowlist {
             blocked_patterns: Vec::new(),
             non_main_read_only: true,
         };
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(missing),
-            Err(error) => {
-                return Err(error).refuse(|| format!("read the allowlist {}", path.display()));
-            }
+        let Some(text) = read_own(path)? else {
+            return Ok(missing);
         };
         let invalid = |line: usize, reason: String| {
             Error::refused(format!("{}:{line}: {reason}", path.display()))

@@ -3,8 +3,6 @@
 //! none.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -13,11 +11,11 @@ use toml::Spanned;
 
 use super::rule::{Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window};
 use super::{HostPattern, PathPattern, Problem};
-use crate::config::{Dirs, GroupName};
-use crate::error::{Context, Error, Result, printable};
+use crate::config::{Dirs, GroupName, read_own};
+use crate::error::{Error, Result, printable};
 
 /// A longer file is refused. In bytes.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 /// A longer rule name is refused. In characters.
 const LONGEST_NAME: usize = 100;
 
@@ -183,17 +181,12 @@ impl Policy {
     /// Reads the file; a missing one allows every public host. An invalid one
     /// is refused, with line and reason.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut bytes = Vec::new();
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).refuse(|| format!("read {}", path.display())),
+        let Some(text) = read_own(path)? else {
+            return Ok(Self::default());
         };
-        file.take(LONGEST + 1).read_to_end(&mut bytes).refuse(|| format!("read {}", path.display()))?;
-        if bytes.len() as u64 > LONGEST {
+        if text.len() > LONGEST {
             return Err(Error::refused(format!("{} is larger than 1 MiB", path.display())));
         }
-        let text = String::from_utf8(bytes).refuse(|| format!("read {}", path.display()))?;
         Self::parse(&text, path)
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::record::{Record, Secret};
 use super::seal::{KeyId, Master, show};
-use crate::config::create_private;
+use crate::config::{create_private, read_own};
 use crate::error::{Context, Error, Result};
 
 const VERSION: u64 = 1;
@@ -66,12 +66,8 @@ impl Document {
     /// yet.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let refused = || format!("read the secrets in {}", path.display());
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { version: VERSION, key: None, secrets: Vec::new() });
-            }
-            Err(error) => return Err(error).refuse(refused),
+        let Some(text) = read_own(path)? else {
+            return Ok(Self { version: VERSION, key: None, secrets: Vec::new() });
         };
         #[derive(Deserialize)]
         struct Version {

@@ -184,11 +184,7 @@ async fn verbatim(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: u64, 
     let file = records.directory().join(format!("raw-{number}.bin"));
     let (mut seen, mut answered) = (Vec::new(), 0);
     let mut buffer = vec![0u8; 64 << 10];
-    loop {
-        let length = match stream.read(&mut buffer).await {
-            Ok(length @ 1..) => length,
-            _ => break,
-        };
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
         seen.extend_from_slice(&buffer[..length]);
         let _ = std::fs::write(&file, &seen);
         let ends = seen.windows(4).filter(|window| window == b"\r\n\r\n").count();

@@ -1,15 +1,23 @@
 //! An HTTP body that is redacted as it passes.
 
 use std::error::Error;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::HeaderMap;
+use tokio::time::Sleep;
 
 use super::{Needles, Redactor, mask_headers};
+
+/// After so long without more, a held end may go on.
+const QUIET: Duration = Duration::from_millis(50);
+/// And only if it is this short, in bytes.
+const SHORT: usize = 4;
 
 /// `B` with every needle masked in its data and in the values of its trailers.
 /// Its length is that of `B`.
@@ -20,6 +28,8 @@ pub struct RedactedBody<B> {
     redactor: Redactor,
     masked: Arc<AtomicU64>,
     rest: Rest,
+    /// Runs while something is held back and nothing comes.
+    quiet: Option<Pin<Box<Sleep>>>,
 }
 
 /// What comes after the next frame of the inner body.
@@ -34,7 +44,24 @@ impl<B> RedactedBody<B> {
     /// `masked` grows with each occurrence, so that it is right whenever the
     /// body is dropped.
     pub fn new(inner: B, needles: Needles, masked: Arc<AtomicU64>) -> Self {
-        Self { inner, redactor: Redactor::new(needles.clone()), needles, masked, rest: Rest::Unknown }
+        Self { inner, redactor: Redactor::new(needles.clone()), needles, masked, rest: Rest::Unknown, quiet: None }
+    }
+
+    /// Nothing comes now: a short end that is held back goes on after a while.
+    fn wait_a_while<E>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        if self.redactor.held() == 0 {
+            return Poll::Pending;
+        }
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(QUIET)));
+        ready!(quiet.as_mut().poll(cx));
+        match self.data(|redactor| redactor.let_go(SHORT)) {
+            Some(frame) => {
+                self.quiet = None;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            // Longer than may be let go: the sender has to say more.
+            None => Poll::Pending,
+        }
     }
 
     fn data(&mut self, take: impl FnOnce(&mut Redactor) -> Bytes) -> Option<Frame<Bytes>> {
@@ -56,7 +83,12 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         while matches!(this.rest, Rest::Unknown) {
-            let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+            let polled = Pin::new(&mut this.inner).poll_frame(cx);
+            if polled.is_pending() {
+                return this.wait_a_while(cx);
+            }
+            this.quiet = None;
+            let frame = match ready!(polled) {
                 Some(frame) => frame.map_err(Into::into)?,
                 None => {
                     this.rest = Rest::Nothing;
@@ -159,6 +191,32 @@ mod tests {
         assert!(body.frame().await.is_none());
         let empty = RedactedBody::new(Full::<Bytes>::default(), needles(), Arc::default());
         assert!(empty.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_short_end_goes_on_when_nothing_more_comes() {
+        struct Slow(Vec<Bytes>, Option<Pin<Box<Sleep>>>);
+        impl Body for Slow {
+            type Data = Bytes;
+            type Error = Infallible;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                if let Some(sleep) = &mut self.1 {
+                    ready!(sleep.as_mut().poll(cx));
+                }
+                self.1 = Some(Box::pin(tokio::time::sleep(QUIET * 4)));
+                Poll::Ready((!self.0.is_empty()).then(|| Ok(Frame::data(self.0.remove(0)))))
+            }
+        }
+        let chunks = ["yes h", "unter2-canary, hunter2-", "n!"].map(Bytes::from).into();
+        let mut body = RedactedBody::new(Slow(chunks, None), needles(), Arc::default());
+        let mut seen = Vec::new();
+        while let Some(frame) = body.frame().await {
+            seen.push(frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(seen, ["yes ", "h", "*************, ", "hunter2-n!"]);
     }
 
     #[tokio::test]

@@ -12,16 +12,18 @@ pub struct Redactor {
     needles: Needles,
     /// The end of what was seen, as it came: where a needle may have begun.
     tail: Zeroizing<Vec<u8>>,
-    /// How many bytes of it have gone on already, because they are masked
-    /// whatever comes.
+    /// How many bytes of it have gone on already: masked, whatever comes, or
+    /// let go.
     gone: usize,
+    /// How many of those were let go, as they are.
+    let_go: usize,
     count: u64,
 }
 
 impl Redactor {
     /// For a new stream.
     pub fn new(needles: Needles) -> Self {
-        Self { needles, tail: Zeroizing::default(), gone: 0, count: 0 }
+        Self { needles, tail: Zeroizing::default(), gone: 0, let_go: 0, count: 0 }
     }
 
     /// Takes the next chunk and gives what may go on now. A chunk that has
@@ -44,11 +46,26 @@ impl Redactor {
         self.advance(text)
     }
 
+    /// Gives what waits, when nothing more has come for a while: a message may
+    /// end like a secret begins, and its reader waits for the end. Only a tail
+    /// of `most` bytes, so that a slow sender shows no more of a secret; the rest
+    /// of one that follows is masked still.
+    pub fn let_go(&mut self, most: usize) -> Bytes {
+        if self.tail.len() > most {
+            return Bytes::new();
+        }
+        let held = Bytes::copy_from_slice(&self.tail[self.gone..]);
+        self.let_go += held.len();
+        self.gone = self.tail.len();
+        held
+    }
+
     /// The end of the stream: what was held back goes on.
     pub fn finish(&mut self) -> Bytes {
         let mut text = std::mem::take(&mut *self.tail);
         let found = self.needles.find(&text);
-        self.count += found.iter().filter(|range| range.start >= self.gone).count() as u64;
+        self.count += found.iter().filter(|range| range.start >= self.gone - self.let_go).count() as u64;
+        self.let_go = 0;
         found.into_iter().for_each(|range| text[range].fill(b'*'));
         text.drain(..std::mem::take(&mut self.gone));
         text.into()
@@ -69,7 +86,7 @@ impl Redactor {
         let (found, unfinished) = self.needles.scan(&text);
         let keep = text.len() - unfinished;
         let mut end = keep.max(self.gone);
-        let mut covered = self.gone;
+        let mut covered = self.gone - self.let_go;
         for range in &found {
             // What begins later is found again with the next chunk, and may have
             // become a part of something longer by then.
@@ -87,6 +104,8 @@ impl Redactor {
         text.truncate(end);
         text.drain(..self.gone);
         self.gone = end - keep;
+        // Of a tail that still begins as it did; another one was not let go.
+        self.let_go = if keep == 0 { self.let_go } else { 0 };
         text.into()
     }
 }
@@ -179,6 +198,22 @@ mod tests {
         assert_eq!(redactor.push(Bytes::from_static(b"ghij")), "");
         assert_eq!(redactor.push(Bytes::from_static(b"kl.")), "******.");
         assert_eq!(redactor.count(), 1);
+    }
+
+    #[test]
+    fn a_short_end_can_be_let_go_and_the_rest_of_a_secret_is_masked_still() {
+        let mut redactor = redactor();
+        assert_eq!(redactor.push(Bytes::from_static(b"yes h")), "yes ");
+        assert_eq!((redactor.let_go(4), redactor.held()), (Bytes::from_static(b"h"), 0));
+        assert_eq!(redactor.let_go(4), "");
+        assert_eq!(redactor.push(Bytes::from_static(b"unter2")), "");
+        assert_eq!(redactor.let_go(4), "", "no more of it");
+        assert_eq!(redactor.push(Bytes::from_static(b"-canary!")), "*************!");
+        assert_eq!(redactor.count(), 1);
+        assert_eq!(redactor.push(Bytes::from_static(b"hu")), "");
+        assert_eq!(redactor.let_go(4), "hu");
+        assert_eq!(redactor.push(Bytes::from_static(b"man")), "man");
+        assert_eq!(redactor.finish(), "");
     }
 
     #[test]
