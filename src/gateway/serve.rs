@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -36,6 +36,9 @@ const STREAMS: u32 = 100;
 /// (RFC 9113, 6.9): together with the number of connections it bounds memory.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 128 << 10;
+
+/// How long the first byte may take on a port that is not usual for HTTP.
+const FIRST_BYTE: Duration = Duration::from_secs(5);
 
 /// Where a connection leads before it has said anything.
 #[derive(Debug, Clone)]
@@ -167,8 +170,21 @@ pub async fn connection(stream: impl Stream, destination: Destination, shared: A
     if shared.policy.decide_tcp(&shared.group, host, *port) {
         return tunnel(stream, &destination, Kind::Tcp, &shared).await.unwrap_or_default();
     }
-    let Ok(Ok((opening, stream))) = timeout(shared.times.header, Replayed::open(stream)).await else {
-        return;
+    // Where HTTP is not usual, a program that says nothing most likely waits for
+    // the server to speak first (ssh, SMTP, MySQL).
+    let usual = matches!(port, 80 | 443);
+    let patience = if usual { shared.times.header } else { shared.times.header.min(FIRST_BYTE) };
+    let (opening, stream) = match timeout(patience, Replayed::open(stream)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(_)) => return,
+        Err(_) if usual => return,
+        Err(_) => {
+            let why = format!(
+                "the program waited for {host} to speak first, which is neither TLS nor HTTP; a person can open \
+                 port {port} in policy.toml: [[tcp]] host = \"{host}\", port = {port}"
+            );
+            return record_refusal(&destination, "raw_connection", &why, &shared);
+        }
     };
     match opening {
         Opening::Nothing => {}
