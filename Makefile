@@ -4,7 +4,7 @@
 CARGO ?= cargo
 BELLJAR = target/release/belljar
 
-.PHONY: all demo test bench lint docs deps install clean
+.PHONY: all demo test bench fuzz lint docs deps install clean
 
 all: $(BELLJAR)
 
@@ -22,14 +22,21 @@ demo: deps $(BELLJAR)
 test:
 	@tests/run
 
+# GATEWAY_BENCH: options of benches/gateway.py, for example a single round.
 bench: $(BELLJAR)
-	@tests/deps crun bubblewrap podman python3
+	@tests/deps crun bubblewrap podman python3 iproute2 openssl mitmproxy squid-openssl
 	@python3 benches/startup.py $(BELLJAR)
+	@$(CARGO) build --release --quiet --example loadgen
+	@python3 benches/gateway.py $(BELLJAR) $(GATEWAY_BENCH)
+
+# Each target for BELLJAR_FUZZ_SECONDS (default 15).
+fuzz:
+	@fuzz/run
 
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck tests/run tests/deps .ci/run; else echo "SKIPPED: shellcheck is not installed"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck tests/run tests/deps tests/world/world.sh fuzz/run .ci/run; else echo "SKIPPED: shellcheck is not installed"; fi
 
 docs:
 	$(CARGO) run --quiet --example manpages
