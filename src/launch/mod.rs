@@ -134,6 +134,8 @@ impl Made {
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
         let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
+        // A signal waits until somebody listens: it would end the supervisor alone.
+        supervise::signals().thread_block().step(|| "hold signals back".to_owned())?;
         let pid = launcher.pid;
         let helper = resolved.plan.egress.helper.clone();
         self.pasta = helper.map(|program| Pasta::new(program, pid, self.directory.path()));

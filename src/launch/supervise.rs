@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Serialize;
@@ -117,6 +117,7 @@ pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>, 
     let (sender, events) = unbounded_channel();
     let result = runtime.block_on(async {
         listen(&sender, resolved.plan.terminal)?;
+        signals().thread_unblock().step(|| "let signals in".to_owned())?;
         let gateway = outgoing.and_then(|outgoing| outgoing.start(run, sender.clone()));
         let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), sender)?;
         let ended = supervisor.run(resolved, events).await;
@@ -143,6 +144,12 @@ fn hear_launcher(channel: Arc<Channel>, sender: UnboundedSender<Event>) {
             }
         }
     });
+}
+
+/// The signals that are for the run.
+pub fn signals() -> SigSet {
+    let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+    all.into_iter().collect()
 }
 
 /// Passes signals on as events.
