@@ -30,6 +30,20 @@ fn percent(value: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// Every byte escaped, in two ways by turns.
+fn mixed(value: &[u8]) -> Vec<u8> {
+    let one = |(at, byte): (usize, &u8)| match at % 2 {
+        0 => format!("%25{byte:02x}"),
+        _ => format!("\\\\x{byte:02X}"),
+    };
+    value.iter().enumerate().flat_map(|numbered| one(numbered).into_bytes()).collect()
+}
+
+/// In lines of ten characters.
+fn lines(base64: &[u8]) -> Vec<u8> {
+    base64.chunks(10).collect::<Vec<_>>().join(&b"\r\n"[..])
+}
+
 /// Each byte that lies in an occurrence of `needle`.
 fn mark(text: &[u8], needle: &[u8], marks: &mut [bool]) {
     if needle.len() < SHORTEST {
@@ -53,6 +67,8 @@ fuzz_target!(|data: &[u8]| {
             1 => text.extend_from_slice(secret),
             2 => text.extend(base64(secret)),
             3 => text.extend(percent(secret)),
+            4 => text.extend(mixed(secret)),
+            5 => text.extend(lines(&base64(secret))),
             _ => text.push(byte),
         }
     }
@@ -75,7 +91,7 @@ fuzz_target!(|data: &[u8]| {
     let mut marks = vec![false; text.len()];
     // What is too short to look for has no other form either.
     if secret.len() >= SHORTEST {
-        for form in [secret.to_vec(), base64(secret), percent(secret)] {
+        for form in [secret.to_vec(), base64(secret), percent(secret), mixed(secret), lines(&base64(secret))] {
             mark(&text, &form, &mut marks);
         }
     } else {

@@ -26,6 +26,9 @@ const SURE: u32 = 8;
 /// the value, is masked as far as it came.
 const LONGEST_WALK: usize = 16 * 1024;
 
+/// More backslashes than an escape whose backslashes are escapes can have.
+const LONGEST_RUN: usize = 80;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The value.
@@ -197,27 +200,44 @@ impl Walker {
         self.classes[usize::from(byte)]
     }
 
-    /// The first place from `at` on where something may be not raw.
+    /// The first place from `at` on that is not raw and where a walk may begin.
     fn place(&self, text: &[u8], at: usize) -> Option<usize> {
-        const BLOCK: usize = 64;
+        const BLOCK: usize = 16;
+        let plus = if self.spaces { b'+' } else { b'\\' };
         let mut from = at;
-        // Whole blocks without a branch for each byte, which the compiler turns
-        // into vector instructions.
-        if self.spaces {
+        loop {
+            // Whole blocks without a branch for each byte, which the compiler
+            // turns into vector instructions.
             while let Some(block) = text.get(from..from + BLOCK)
-                && !block.iter().fold(false, |any, byte| any | special(*byte) | (*byte == b'+'))
+                && !block.iter().fold(false, |any, byte| any | special(*byte) | (*byte == plus))
             {
                 from += BLOCK;
             }
-        } else {
-            while let Some(block) = text.get(from..from + BLOCK)
-                && !block.iter().fold(false, |any, byte| any | special(*byte))
-            {
-                from += BLOCK;
+            let end = text.len().min(from + BLOCK);
+            if from >= end {
+                return None;
             }
+            for place in from..end {
+                if self.class(text[place]) & (ESCAPE | LINE_END) != 0
+                    && (self.may_go_on(text, place) || self.may_begin_a_value(text, place))
+                {
+                    return Some(place);
+                }
+            }
+            from = end;
         }
-        let rest = text.get(from..)?;
-        rest.iter().position(|byte| self.class(*byte) & (ESCAPE | LINE_END) != 0).map(|index| from + index)
+    }
+
+    /// Quickly: whether a beginning of a pattern may stand before `at`.
+    fn may_go_on(&self, text: &[u8], at: usize) -> bool {
+        match text[..at] {
+            [.., one, two] => {
+                let bytes = u16::from_be_bytes([one, two]);
+                self.class(two) & FIRST != 0 || self.marked[usize::from(bytes) / 64] >> (bytes % 64) & 1 != 0
+            }
+            [one] => self.class(one) & FIRST != 0,
+            [] => false,
+        }
     }
 
     /// Begins a walk for each beginning of a pattern that stands before `at`.
@@ -250,14 +270,27 @@ impl Walker {
         }
     }
 
-    /// Quickly: whether the escape at `at` is not one that is no beginning.
+    /// Quickly: false where the escape at `at` stands for no pattern's first byte.
     fn may_begin_a_value(&self, text: &[u8], at: usize) -> bool {
-        let first = |byte: u8| self.class(byte) & FIRST != 0;
-        match text.get(at..at + 2) {
-            Some([b'\\', b'n']) => first(b'\n') || first(b'\\'),
-            Some([b'\\', b't']) => first(b'\t') || first(b'\\'),
-            Some([b'\\', b'r']) => first(b'\r') || first(b'\\'),
-            Some([b'\\', other @ (b'"' | b'/' | b'\'')]) => first(*other) || first(b'\\'),
+        // An escape may stand for what begins another one.
+        let first = |byte: u8| self.class(byte) & FIRST != 0 || matches!(byte, b'\\' | b'%' | b'&' | b'+');
+        let backslash = self.class(b'\\') & FIRST != 0;
+        match text[at..] {
+            [b'\r' | b'\n' | b'+', ..] => false,
+            [b'\\', b'n', ..] => backslash || first(b'\n'),
+            [b'\\', b't', ..] => backslash || first(b'\t'),
+            [b'\\', b'r', ..] => backslash || first(b'\r'),
+            [b'\\', other @ (b'"' | b'/' | b'\''), ..] => backslash || first(other),
+            [b'\\', b'u', b'0', b'0', high, low, ..] => backslash || digits(high, low).is_none_or(first),
+            // Too many to be an escape.
+            [b'\\', b'\\', ..] => {
+                backslash || text.get(at..at + LONGEST_RUN).is_none_or(|run| run.iter().any(|byte| *byte != b'\\'))
+            }
+            [b'\\', b'u' | b'x' | b'b' | b'f', ..] => true,
+            [b'\\', other, ..] => backslash || (!other.is_ascii_alphanumeric() && first(other)),
+            [b'%', other, ..] if !other.is_ascii_hexdigit() && !matches!(other, b'u' | b'\\' | b'%' | b'&') => false,
+            [b'%', high, low, ..] => self.class(b'%') & FIRST != 0 || digits(high, low).is_none_or(first),
+            [b'&', other, ..] => other.is_ascii_alphanumeric() || first(other) || other == b'#',
             _ => true,
         }
     }
@@ -313,6 +346,12 @@ impl Pattern {
 fn at_position(walks: &mut Walks, at: usize) -> Option<Walk> {
     let top = walks.peek_mut().filter(|walk| walk.0.at == at)?;
     Some(PeekMut::pop(top).0)
+}
+
+/// The byte of two plain hexadecimal digits; None too when it is no ASCII.
+fn digits(high: u8, low: u8) -> Option<u8> {
+    let number = char::from(high).to_digit(16)? << 4 | char::from(low).to_digit(16)?;
+    u8::try_from(number).ok().filter(u8::is_ascii)
 }
 
 /// What is not raw, but for `+`.
