@@ -13,7 +13,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use super::body::BodyError;
 use super::exchange::Exchange;
-use super::forward::Judged;
+use super::forward::{Judged, unavailable};
 use super::refusal::Refusal;
 use super::shared::Shared;
 use crate::store::{self, Held, Scope, State, Store};
@@ -105,7 +105,7 @@ pub async fn hold(
     exchange: &Arc<Exchange>,
 ) -> Result<Read, Refusal> {
     let refused = |code, reason: String| Refusal { rule: Some(rule.to_owned()), ..Refusal::denied(code, reason) };
-    let broken = |error: crate::error::Error| refused("approval_failed", error.to_string());
+    let broken = |error: crate::error::Error| unavailable("list of approvals", &error);
     let scope = Scope {
         group: shared.group.clone(),
         rule: rule.to_owned(),
@@ -126,7 +126,7 @@ pub async fn hold(
         }
         Ok(Ok(None)) => {}
         Ok(Err(error)) => return Err(broken(error)),
-        Err(error) => return Err(refused("approval_failed", error.to_string())),
+        Err(error) => return Err(unavailable("list of approvals", &error)),
     }
     let Ok(_place) = Arc::clone(&shared.held).try_acquire_owned() else {
         return Err(Refusal {
@@ -163,7 +163,7 @@ pub async fn hold(
     let approval = match approval {
         Ok(Ok(approval)) => approval,
         Ok(Err(error)) => return Err(broken(error)),
-        Err(error) => return Err(refused("approval_failed", error.to_string())),
+        Err(error) => return Err(unavailable("list of approvals", &error)),
     };
     let id = approval.id.clone();
     let mut withdraw = Withdraw { store: Arc::clone(&shared.store), id: id.clone(), armed: true };
@@ -182,7 +182,7 @@ pub async fn hold(
             Ok(Ok(State::Pending)) => tokio::time::sleep(LOOK).await,
             Ok(Ok(state)) => break state,
             Ok(Err(error)) => return Err(broken(error)),
-            Err(error) => return Err(refused("approval_failed", error.to_string())),
+            Err(error) => return Err(unavailable("list of approvals", &error)),
         }
     };
     exchange.note(|entry| entry.approval = Some((id.clone(), state)));

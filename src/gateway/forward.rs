@@ -320,16 +320,25 @@ async fn decide(
                 .hint("wait, or a person can raise the rule's rate in policy.toml"));
             }
             // What cannot be counted is not let through.
-            Ok(Err(error)) => {
-                return Err(Refusal { rule: Some(rule), ..Refusal::denied("rate_unknown", error.to_string()) });
-            }
-            Err(error) => return Err(Refusal::denied("rate_unknown", error.to_string())),
+            Ok(Err(error)) => return Err(Refusal { rule: Some(rule), ..unavailable("counter", &error) }),
+            Err(error) => return Err(unavailable("counter", &error)),
         }
     }
     match decision.action {
         Action::Approve => approval::hold(request, judged, (&rule, secrets), shared, exchange).await.map(Some),
         _ => Ok(None),
     }
+}
+
+/// Something of the gateway's own fails. The person is told what; paths of the
+/// host are not for the agent.
+pub fn unavailable(what: &str, error: &dyn std::fmt::Display) -> Refusal {
+    eprintln!("{error}");
+    Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        ..Refusal::denied("gateway_failed", format!("the gateway's {what} is not available"))
+    }
+    .hint("the person who called belljar sees why on stderr")
 }
 
 /// The way back: masked where a secret goes to the host.
