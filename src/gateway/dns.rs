@@ -73,8 +73,9 @@ pub async fn serve_tcp(mut stream: TcpStream, shared: Arc<Shared>) {
         let mut query = vec![0; usize::from(length)];
         stream.read_exact(&mut query).await.ok()?;
         let reply = answer(&query, &shared).await?;
-        stream.write_u16(u16::try_from(reply.len()).ok()?).await.ok()?;
-        stream.write_all(&reply).await.ok()
+        // In one piece, as clients expect it (RFC 7766, 8).
+        let length = u16::try_from(reply.len()).ok()?;
+        stream.write_all(&[&length.to_be_bytes(), reply.as_slice()].concat()).await.ok()
     };
     while let Ok(Some(())) = tokio::time::timeout(patience, exchange()).await {}
 }
