@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::shared::Shared;
 use crate::record::Entry;
 
@@ -25,11 +27,13 @@ pub struct Exchange {
     out: AtomicU64,
     back: AtomicU64,
     redacted: Arc<AtomicU64>,
+    /// The request's place among those that are served at once.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
     /// Begins with what is known at first.
-    pub fn begin(shared: &Arc<Shared>, entry: Entry) -> Arc<Self> {
+    pub fn begin(shared: &Arc<Shared>, entry: Entry, place: Option<OwnedSemaphorePermit>) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
             begun: Instant::now(),
@@ -37,6 +41,7 @@ impl Exchange {
             out: AtomicU64::new(0),
             back: AtomicU64::new(0),
             redacted: Arc::default(),
+            _place: place,
         })
     }
 

@@ -119,7 +119,10 @@ pub async fn answer(
         port: Some(scope.port),
         ..Entry::new(Kind::Request, SystemTime::now())
     };
-    let exchange = Exchange::begin(&shared, entry);
+    // One connection of HTTP/2 carries many requests: what waits of their answers
+    // is bounded by their number.
+    let place = Arc::clone(&shared.requests).acquire_owned().await.ok();
+    let exchange = Exchange::begin(&shared, entry, place);
     let method = request.method().clone();
     let response = match pass(request, &scope, &shared, &exchange).await {
         Ok(response) => response,

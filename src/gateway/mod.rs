@@ -64,7 +64,7 @@ use crate::record::{Head, Log};
 use crate::store::Store;
 use crate::vault::{Master, Vault};
 
-/// Connections of a run that are served at once, unless configured. The rest
+/// Connections of a run, and requests, that are served at once, unless configured. The rest
 /// waits in the kernel's backlog, so that memory stays bounded.
 const CONNECTIONS: usize = 128;
 /// Requests of a run that may wait for a person at once, each with up to 1 MiB
@@ -190,6 +190,7 @@ fn prepare(
         times,
         setup.parent.clone(),
     )?);
+    let at_once = setup.config.connections.unwrap_or(CONNECTIONS).max(1);
     let shared = Shared {
         log: Log::create(&setup.dirs, &run, &setup.group)?,
         store: Arc::new(Store::open(&setup.dirs)?),
@@ -207,7 +208,8 @@ fn prepare(
         approval_command: setup.config.approval_command,
         parent: setup.parent,
         held: Arc::new(Semaphore::new(HELD)),
-        places: Arc::new(Semaphore::new(setup.config.connections.unwrap_or(CONNECTIONS))),
+        requests: Arc::new(Semaphore::new(at_once)),
+        places: Arc::new(Semaphore::new(at_once)),
         names: Mutex::default(),
         fatal,
     };

@@ -36,6 +36,8 @@ const STREAMS: u32 = 100;
 /// (RFC 9113, 6.9): together with the number of connections it bounds memory.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 128 << 10;
+/// What may wait unsent of one answer, in bytes.
+const SEND_BUFFER: usize = 32 << 10;
 
 /// How long the first byte may take on a port that is not usual for HTTP.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
@@ -296,14 +298,15 @@ fn http2_server() -> http2::Builder<TokioExecutor> {
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(u32::try_from(LONGEST_HEAD).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
     server
 }
 
 /// Bytes both ways, once the origin is reached.
 async fn tunnel(stream: impl Stream, to: &Destination, kind: Kind, shared: &Arc<Shared>) -> Option<()> {
     let entry = entry_of(to, kind);
-    let exchange = Exchange::begin(shared, entry);
+    let exchange = Exchange::begin(shared, entry, None);
     match shared.network.connect(&to.host, to.port).await {
         Ok(origin) => {
             exchange.note(|entry| entry.action = Some("allow".to_owned()));
@@ -333,7 +336,7 @@ async fn tunnel_or_back<S: Stream>(stream: S, to: &Destination, shared: &Arc<Sha
         }
         Err(DialError::Unreachable(why)) => return Err((stream, Refusal::upstream(why))),
     };
-    let exchange = Exchange::begin(shared, entry_of(to, Kind::Tunnel));
+    let exchange = Exchange::begin(shared, entry_of(to, Kind::Tunnel), None);
     exchange.note(|entry| entry.action = Some("allow".to_owned()));
     both_ways(stream, origin, None, &exchange).await;
     Ok(())

@@ -65,6 +65,8 @@ pub struct Shared {
     pub parent: Option<ParentProxy>,
     /// Requests held at once.
     pub held: Arc<Semaphore>,
+    /// Requests served at once.
+    pub requests: Arc<Semaphore>,
     /// Connections served at once.
     pub places: Arc<Semaphore>,
     pub(super) names: Mutex<Names>,

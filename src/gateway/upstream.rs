@@ -32,6 +32,12 @@ const IDLE_PER_HOST: usize = 128;
 /// Longest response head, in bytes; also the unit in which bodies are read.
 const LONGEST_HEAD: usize = 128 << 10;
 
+/// What an origin may send ahead of the agent's reading over HTTP/2, of one
+/// answer and of all, and what may wait unsent of one request, in bytes.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+const SEND_BUFFER: usize = 64 << 10;
+
 /// Which versions of HTTP are offered to the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Versions {
@@ -232,6 +238,9 @@ impl Pools {
                     .pool_idle_timeout(self.idle)
                     .pool_max_idle_per_host(IDLE_PER_HOST)
                     .http1_max_buf_size(LONGEST_HEAD)
+                    .http2_initial_stream_window_size(STREAM_WINDOW)
+                    .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                    .http2_max_send_buf_size(SEND_BUFFER)
                     .build(Connector { network: Arc::clone(&self.network), versions })
             })
             .clone()
