@@ -60,7 +60,9 @@ fn no_window_of_that_length_holds_more() {
     granted.sort();
     assert!(granted.len() >= 12, "only {} passed", granted.len());
     for four in granted.windows(4) {
-        assert!(four[3].1 - four[0].0 > per, "four within {:?}", four[3].1 - four[0].0);
+        // Each was granted at some moment of its call, in whatever order.
+        let last = four.iter().map(|(_, after)| *after).max().expect("four");
+        assert!(last - four[0].0 > per, "four within {:?}", last - four[0].0);
     }
 }
 
@@ -281,7 +283,7 @@ fn no_row_of_a_terminal_begins_with_what_an_agent_wrote() {
         assert!(child.wait().expect("wait").success());
         let shown = String::from_utf8_lossy(&shown).replace('\r', "");
         let rows: Vec<&str> = shown.lines().collect();
-        assert!(rows.iter().all(|row| row.len() <= 40), "{shown}");
+        assert!(rows.iter().all(|row| row.chars().count() <= 40), "{shown}");
         assert!(rows.iter().filter(|row| row.starts_with("     > ") || row.starts_with("|> ")).count() >= marks);
         assert!(!rows.iter().any(|row| row.starts_with("zzzzzz") || row.starts_with("ppp")), "{shown}");
         assert!(shown.contains("> zzzzzz") || !arguments.contains(&"show"), "{shown}");

@@ -58,6 +58,8 @@ impl Secrets {
             values.push(Zeroizing::new(value.to_vec()));
             for bound in &one.bindings {
                 if let Injection::Basic { user } = &bound.injection {
+                    // And what is put into the header is as good as the value.
+                    values.push(Zeroizing::new(STANDARD.encode(pair(user, value).as_slice()).into_bytes()));
                     values.push(pair(user, value));
                 }
             }
