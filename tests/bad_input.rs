@@ -256,3 +256,36 @@ fn invalid_files_are_named_with_the_line() {
     jar.write("belljar/data/groups.json", "{ not json");
     run_refused(&jar, &["-g", "any"], &["groups"]);
 }
+
+#[test]
+fn files_that_others_can_write_or_that_lead_nowhere_stop_the_run() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let jar = Jar::new();
+    let config = jar.path("belljar/config");
+    let chmod = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    let refused = |said: &str| {
+        let out = jar.run(&[], &["touch", "/workspace/group/ran"]);
+        assert_eq!(out.code, 125, "{said}: {}", out.err());
+        assert!(out.err().contains(said) && out.err().contains("hint: "), "{said}: {}", out.err());
+        assert!(!jar.group("main").join("ran").exists(), "{said}");
+    };
+    for name in ["policy.toml", "config.toml", "mount-allowlist.json"] {
+        let path = config.join(name);
+        symlink("/nowhere", &path).expect("a link");
+        refused(name);
+        std::fs::remove_file(&path).expect("remove the link");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        refused("it is not a file");
+        std::fs::remove_file(&path).expect("remove the FIFO");
+        std::fs::write(&path, if name.ends_with("json") { "{}" } else { "" }).expect("write a file");
+        chmod(&path, 0o666);
+        refused("others can write");
+        std::fs::remove_file(&path).expect("remove the file");
+    }
+    chmod(&config, 0o777);
+    refused("others can write");
+    chmod(&config, 0o755);
+    assert_eq!(jar.run(&[], &["true"]).code, 0);
+}

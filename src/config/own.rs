@@ -1,6 +1,6 @@
 //! Reading the files that decide what agents may do.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -17,6 +17,12 @@ const LONGEST: u64 = 16 << 20;
 /// decides what agents may do.
 pub fn read_own(path: &Path) -> Result<Option<String>> {
     let what = || format!("read {}", path.display());
+    // Whoever can write the directory can take the file away.
+    if let Some(directory) = path.parent()
+        && let Ok(meta) = fs::metadata(directory)
+    {
+        check_owner(directory, &meta).map_err(|error| Error { what: what(), ..error })?;
+    }
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.refuse(what)?,
@@ -31,22 +37,32 @@ pub fn read_own(path: &Path) -> Result<Option<String>> {
             .because("it is not a file")
             .hint(format!("ls -ld {0}; mend it, or remove it", path.display())));
     }
-    let (uid, mode) = (geteuid().as_raw(), meta.mode());
-    if meta.uid() != uid && meta.uid() != 0 {
-        return Err(Error::refused(what())
-            .because(format!("it belongs to uid {}, who could change what agents may do", meta.uid()))
-            .hint(format!("chown {uid} {}", path.display())));
-    }
-    // A group of the person's own is as good as the person (umask 002).
-    if mode & 0o002 != 0 || (mode & 0o020 != 0 && meta.gid() != getegid().as_raw()) {
-        return Err(Error::refused(what())
-            .because(format!("others can write it (mode {:04o}), and change what agents may do", mode & 0o7777))
-            .hint(format!("chmod go-w {}", path.display())));
-    }
+    check_owner(path, &meta).map_err(|error| Error { what: what(), ..error })?;
     let mut bytes = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut bytes).refuse(what)?;
     if bytes.len() as u64 > LONGEST {
         return Err(Error::refused(what()).because("it is larger than 16 MiB").hint("make it smaller"));
     }
     String::from_utf8(bytes).map(Some).refuse(what)
+}
+
+/// Refuses what others than the caller and root can write.
+fn check_owner(path: &Path, meta: &Metadata) -> Result<()> {
+    let (uid, mode) = (geteuid().as_raw(), meta.mode());
+    if meta.uid() != uid && meta.uid() != 0 {
+        return Err(Error::refused("")
+            .because(format!("{} belongs to uid {}, who could change what agents may do", path.display(), meta.uid()))
+            .hint(format!("chown {uid} {}", path.display())));
+    }
+    // A group of the person's own is as good as the person (umask 002).
+    if mode & 0o002 != 0 || (mode & 0o020 != 0 && meta.gid() != getegid().as_raw()) {
+        return Err(Error::refused("")
+            .because(format!(
+                "others can write {} (mode {:04o}), and change what agents may do",
+                path.display(),
+                mode & 0o7777
+            ))
+            .hint(format!("chmod go-w {}", path.display())));
+    }
+    Ok(())
 }
