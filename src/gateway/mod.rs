@@ -29,6 +29,7 @@ mod trust;
 mod truststore;
 mod upstream;
 mod websocket;
+mod writes;
 
 use std::net::TcpListener as StdListener;
 use std::os::fd::OwnedFd;
@@ -55,6 +56,7 @@ use serve::Destination;
 use shared::{Place, Shared};
 use times::Times;
 use upstream::{Network, Pools};
+use writes::writes_through;
 
 use crate::config::{Dirs, GatewayConfig};
 use crate::error::{Context, Error, Result};

@@ -8,16 +8,15 @@
 //! one is found in a response, it is overwritten with as many `*`, so that
 //! lengths stay right and nothing has to be buffered. A [`Redactor`] does that
 //! for one stream, across the borders of its chunks; [`RedactedBody`] for an
-//! HTTP body; [`copy_redacted`] for the bytes of a WebSocket; [`mask_head`] for
-//! the head of a response. A compressed body is decoded first ([`Decoded`]).
+//! HTTP body; [`mask_headers`] for a head and for trailers. A compressed body is
+//! decoded first ([`Decoded`]).
 //!
 //! What is not found: forms that nobody is known to make by accident, such as
 //! a value that is reversed, compressed, encrypted, escaped by three kinds of
 //! encoders in a row, or in base64 twice, and a value that the far side cuts
-//! by bytes of its own, such as WebSocket frame heads.
+//! by bytes of its own (the frames of a WebSocket are taken apart outside).
 
 mod body;
-mod bytes;
 mod decode;
 mod forms;
 mod head;
@@ -30,8 +29,7 @@ mod tests;
 mod walk;
 
 pub use body::RedactedBody;
-pub use bytes::copy_redacted;
 pub use decode::{Coding, Decoded};
-pub use head::{mask_head, mask_headers};
+pub use head::mask_headers;
 pub use needles::{Needles, SHORTEST};
 pub use stream::Redactor;
