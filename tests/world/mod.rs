@@ -11,10 +11,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Jar, Live, Outcome, belljar, finish, is_root, skip, system_program};
+use crate::harness::{Jar, Live, Outcome, SOON, belljar, finish, is_root, skip, system_program};
 
 pub use log::{all_headers, header, json_lines};
 
@@ -237,6 +238,17 @@ impl World {
         let run = receipts.last().and_then(|receipt| receipt["run"].as_str()).expect("a receipt");
         let text = self.call(&["log", run, "--json"]).success().out();
         text.lines().map(|line| serde_json::from_str(line).expect("a line of the record is JSON")).collect()
+    }
+}
+
+impl Drop for World {
+    /// Lets the script end the servers: killed, it would leave them behind.
+    fn drop(&mut self) {
+        drop(self.live.stdin.take());
+        let begun = Instant::now();
+        while self.live.is_running() && begun.elapsed() < SOON {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
