@@ -8,9 +8,8 @@ use std::time::SystemTime;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, HOST, HeaderMap,
-    HeaderName, HeaderValue, IF_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_EXTENSIONS, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, HOST, HeaderValue, PROXY_AUTHENTICATE,
+    SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -18,6 +17,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use super::approval;
 use super::body::{Body, BodyError, Counted};
 use super::exchange::{Direction, Exchange};
+use super::headers::{is_chunked, strip_hop_by_hop, without_pieces};
 use super::inject::Choice;
 use super::redact::{Coding, Decoded, Needles, RedactedBody, mask_headers};
 use super::refusal::Refusal;
@@ -309,18 +309,26 @@ async fn decide(
     }
     let rule = decision.rule.unwrap_or_default();
     if let Some(rate) = decision.rate {
+        let over = |retry_after| {
+            Refusal {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                rule: Some(rule.clone()),
+                retry_after: Some(retry_after),
+                ..Refusal::denied("rate_limited", format!("rule `{rule}` lets {rate} pass, and they have passed"))
+            }
+            .hint("wait, or a person can raise the rule's rate in policy.toml")
+        };
+        // What is known to be used up is not asked again: others use the store too.
+        if let Some(left) = shared.used_up(&rule) {
+            return Err(over(left));
+        }
         let (store, group, name) = (Arc::clone(&shared.store), shared.group.clone(), rule.clone());
         let taken = tokio::task::spawn_blocking(move || store.take(&group, &name, rate.count, rate.per)).await;
         match taken {
             Ok(Ok(Taken::Granted)) => {}
             Ok(Ok(Taken::Exhausted { retry_after })) => {
-                return Err(Refusal {
-                    status: StatusCode::TOO_MANY_REQUESTS,
-                    rule: Some(rule.clone()),
-                    retry_after: Some(retry_after),
-                    ..Refusal::denied("rate_limited", format!("rule `{rule}` lets {rate} pass, and they have passed"))
-                }
-                .hint("wait, or a person can raise the rule's rate in policy.toml"));
+                shared.note_used_up(&rule, retry_after);
+                return Err(over(retry_after));
             }
             // What cannot be counted is not let through.
             Ok(Err(error)) => return Err(Refusal { rule: Some(rule), ..unavailable("counter", &error) }),
@@ -425,51 +433,6 @@ fn come_back(
     let body = RedactedBody::new(Decoded::new(body.map_err(BodyError::from), coding), needles.clone(), counter);
     let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
     Ok(Response::from_parts(parts, body))
-}
-
-/// Takes out what would bring an echoed secret back in pieces, or hidden by a
-/// compression.
-fn without_pieces(headers: &mut HeaderMap) {
-    for name in [RANGE, IF_RANGE, SEC_WEBSOCKET_EXTENSIONS] {
-        headers.remove(name);
-    }
-    // An older name of Range, which servers still honour.
-    headers.remove("request-range");
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-}
-
-/// Takes out what is for this connection only (RFC 9110, 7.6.1), also what the
-/// agent lists so that the next one would take it out.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .collect();
-    let trailers = headers.get_all(TE).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.split(',').any(|one| one.trim().eq_ignore_ascii_case("trailers")))
-    });
-    for name in listed {
-        // Framing is not the agent's to take out.
-        if name != CONTENT_LENGTH {
-            headers.remove(name);
-        }
-    }
-    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-fn is_chunked(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|value| value.trim().eq_ignore_ascii_case("chunked"))
 }
 
 fn wants_websocket(request: &Request<Incoming>) -> Result<bool, Refusal> {

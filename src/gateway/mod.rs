@@ -14,6 +14,7 @@ mod exchange;
 mod forward;
 mod frames;
 mod greedy;
+mod headers;
 mod inject;
 mod names;
 mod onecli;
@@ -213,6 +214,7 @@ fn prepare(
         requests: Arc::new(Semaphore::new(at_once)),
         places: Arc::new(Semaphore::new(at_once)),
         names: Mutex::default(),
+        used_up: Mutex::default(),
         fatal,
     };
     Ok((shared, trust))

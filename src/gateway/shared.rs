@@ -1,7 +1,9 @@
 //! What all connections of a run's gateway work with.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -70,6 +72,8 @@ pub struct Shared {
     /// Connections served at once.
     pub places: Arc<Semaphore>,
     pub(super) names: Mutex<Names>,
+    /// Rules whose rate is used up, and until when.
+    pub(super) used_up: Mutex<HashMap<String, Instant>>,
     pub(super) fatal: UnboundedSender<Error>,
 }
 
@@ -83,6 +87,19 @@ impl Shared {
     pub fn host_at(&self, address: IpAddr) -> Option<Host> {
         let names = self.names();
         names.name_of(address).and_then(|name| Host::parse(name).ok())
+    }
+
+    /// How long the rate of a rule is known to be used up: others can only take
+    /// more of it.
+    pub fn used_up(&self, rule: &str) -> Option<Duration> {
+        let used_up = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
+        used_up.get(rule)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// The store has said so.
+    pub fn note_used_up(&self, rule: &str, retry_after: Duration) {
+        let mut used_up = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
+        used_up.insert(rule.to_owned(), Instant::now() + retry_after);
     }
 
     /// Writes one line of the record. Without the record nothing may leave, so

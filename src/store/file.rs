@@ -129,9 +129,17 @@ fn problem(meta: &Metadata) -> Option<(&'static str, &'static str)> {
     (meta.mode() & 0o077 != 0).then_some(("can be read by others", "chmod 600"))
 }
 
+/// Waits a moment each time. SQLite's own handler waits longer and longer, so
+/// that one who has waited long is passed by all who have just come.
+fn wait_for_another(times: i32) -> bool {
+    const MOMENT: Duration = Duration::from_millis(1);
+    thread::sleep(MOMENT);
+    u128::try_from(times).unwrap_or(u128::MAX) < PATIENCE.as_millis()
+}
+
 fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     let failed = |error| failure(path, "prepare", error);
-    connection.busy_timeout(PATIENCE).map_err(failed)?;
+    connection.busy_handler(Some(wait_for_another)).map_err(failed)?;
     // SQLite does not wait when two processes change a new file's journal mode
     // at the same time.
     let begun = Instant::now();
