@@ -22,10 +22,10 @@ demo: deps $(BELLJAR)
 test:
 	@tests/run
 
-# GATEWAY_BENCH: options of benches/gateway.py, for example a single round.
+# STARTUP_BENCH, GATEWAY_BENCH: options of the two, for example `-n 1`, one round.
 bench: $(BELLJAR)
 	@tests/deps crun bubblewrap podman python3 iproute2 openssl mitmproxy squid-openssl
-	@python3 benches/startup.py $(BELLJAR)
+	@python3 benches/startup.py $(BELLJAR) $(STARTUP_BENCH)
 	@$(CARGO) build --release --quiet --example loadgen
 	@python3 benches/gateway.py $(BELLJAR) $(GATEWAY_BENCH)
 
