@@ -30,8 +30,8 @@ use crate::record::{Entry, Kind};
 
 /// Longest request head, in bytes.
 const LONGEST_HEAD: usize = 64 << 10;
-/// Requests at once on one HTTP/2 connection.
-const STREAMS: u32 = 100;
+/// Requests at once on one HTTP/2 connection; those that wait cost memory too.
+const STREAMS: u32 = 32;
 /// What may wait unread of one HTTP/2 stream and of one connection, in bytes
 /// (RFC 9113, 6.9): together with the number of connections it bounds memory.
 const STREAM_WINDOW: u32 = 64 << 10;
