@@ -13,7 +13,7 @@ use super::{print, surroundings};
 use crate::config::{Config, MAIN, Provider};
 use crate::error::{Context, Error, Result, printable};
 use crate::vault::presets::{self, Expanded};
-use crate::vault::{self, Binding, IfMissing, Injection, PLACEHOLDER, Record, Vault};
+use crate::vault::{self, Binding, IfMissing, Injection, PLACEHOLDER, Record, Vault, keep_out_of_dumps};
 
 /// Manage the credentials that the gateway adds on the host side.
 #[derive(Debug, Args)]
@@ -132,11 +132,6 @@ impl Arguments {
             }
         }
     }
-}
-
-/// No core dump and no debugger of the same user gets at this process.
-fn keep_out_of_dumps() -> Result<()> {
-    nix::sys::prctl::set_dumpable(false).step(|| "make the process undumpable".to_owned())
 }
 
 impl Add {

@@ -25,7 +25,7 @@ use super::roots::Roots;
 use super::upstream::Stream;
 use crate::config::{Provider, VaultConfig};
 use crate::error::{Context, Error, Result};
-use crate::plan::hex;
+use crate::plan::{expanded, hex};
 use crate::policy::{Authority, Host};
 
 /// Longest answer of OneCLI that is read, in bytes.
@@ -124,10 +124,7 @@ pub fn fetch(config: &VaultConfig, extra: &[std::path::PathBuf], group: &str, ho
     };
     let url = config.url.as_deref().ok_or_else(|| missing("url"))?;
     let file = config.api_key_file.as_deref().ok_or_else(|| missing("api_key_file"))?;
-    let path = match file.strip_prefix("~/") {
-        Some(below) => home.join(below),
-        None => file.into(),
-    };
+    let path = expanded(file, home);
     let key = Zeroizing::new(std::fs::read_to_string(&path).refuse(|| format!("read {}", path.display()))?);
     let client = Client { url: url.trim_end_matches('/'), key: key.trim(), extra };
     let runtime = tokio::runtime::Builder::new_current_thread()

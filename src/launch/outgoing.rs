@@ -1,14 +1,12 @@
 //! The run's gateway: what is resolved before the launcher is there, and the
 //! secrets, which are opened only after it is.
 
-use nix::sys::prctl;
-
 use super::supervise::Event;
 use crate::config::{Caller, Dirs};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::gateway::{Answers, AuthorityFiles, Gateway, Roots, Setup, fetch};
 use crate::plan::{EgressMode, GatewayParts, Resolved, Variable};
-use crate::vault::{IfMissing, Master, Vault};
+use crate::vault::{IfMissing, Master, Vault, keep_out_of_dumps};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What the gateway of a run works by.
@@ -64,10 +62,7 @@ impl Outgoing {
     /// Takes the master key. From here on this process holds what must not be
     /// in a core dump, nor be read by another one of the same user.
     pub fn unlock(&mut self) -> Result<()> {
-        prctl::set_dumpable(false).step(|| "keep this process out of core dumps".to_owned())?;
-        let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-        rustix::process::setrlimit(rustix::process::Resource::Core, none)
-            .step(|| "limit this process's core dumps".to_owned())?;
+        keep_out_of_dumps()?;
         self.master = Some(self.setup.vault.master(IfMissing::Refuse)?);
         Ok(())
     }

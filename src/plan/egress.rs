@@ -87,19 +87,19 @@ pub fn resolve(mode: EgressMode, group: &Group, config: &Config, caller: &Caller
 /// Files with keys, which the configuration names.
 pub fn key_files(config: &Config, caller: &Caller, dirs: &Dirs) -> Vec<PathBuf> {
     let vault = Vault::new(dirs, &config.vault);
-    let of_onecli = config.vault.api_key_file.iter().map(|path| expanded(path, caller));
+    let of_onecli = config.vault.api_key_file.iter().map(|path| expanded(path, &caller.home));
     vault.key_file().map(Path::to_owned).into_iter().chain(of_onecli).collect()
 }
 
 /// Files with authorities beside the platform's, which the configuration names.
 pub fn extra_roots(config: &Config, caller: &Caller) -> Vec<PathBuf> {
-    config.gateway.extra_roots.iter().map(|path| expanded(path, caller)).collect()
+    config.gateway.extra_roots.iter().map(|path| expanded(path, &caller.home)).collect()
 }
 
 /// A path of the configuration; `~` is the caller's home.
-fn expanded(path: &str, caller: &Caller) -> PathBuf {
+pub fn expanded(path: &str, home: &Path) -> PathBuf {
     match path.strip_prefix("~/") {
-        Some(below) => caller.home.join(below),
+        Some(below) => home.join(below),
         None => PathBuf::from(path),
     }
 }

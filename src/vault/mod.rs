@@ -41,6 +41,16 @@ pub use validity::{LONGEST, check_value};
 /// What the certificate authority's key is sealed for.
 pub const AUTHORITY: &[u8] = b"belljar certificate authority key";
 
+/// No core dump and no debugger of the same user gets at this process from here
+/// on (prctl(2), PR_SET_DUMPABLE; setrlimit(2), RLIMIT_CORE): it is to hold
+/// secrets.
+pub fn keep_out_of_dumps() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).step(|| "keep this process out of core dumps".to_owned())?;
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)
+        .step(|| "limit this process's core dumps".to_owned())
+}
+
 /// What happens when there is no master key yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfMissing {
