@@ -162,3 +162,15 @@ fn a_token_that_its_proxy_does_not_take_is_no_407_for_the_agent() {
     assert_eq!(out.matches("502").count(), 2, "{out}");
     assert!(!out.contains("407 ") || out.contains("OneCLI"), "{out}");
 }
+
+#[test]
+fn its_proxy_is_not_asked_for_private_addresses() {
+    let Some((world, onecli)) = with_onecli() else { return };
+    let targets =
+        ["http://127.0.0.1:10254/v1/agents", "http://169.254.169.254/", "https://10.0.0.5/", "https://meta.test/"];
+    for target in targets {
+        let out = world.sh(&format!("curl -sS -o /dev/null -w '%{{http_code}}' {target}"));
+        assert_eq!(out.out(), "403", "{target}: {}", out.err());
+    }
+    assert!(onecli.texts("proxy").is_empty(), "{:?}", onecli.log());
+}
