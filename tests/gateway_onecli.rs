@@ -156,10 +156,10 @@ fn a_token_that_its_proxy_does_not_take_is_no_407_for_the_agent() {
     configure(&world, "inspect = \"all\"\n");
     fs::write(onecli.place.join("wrong-token"), "").expect("write a file");
     let out = world
-        .sh("curl -sS -w '%{http_code}' https://a.test/; curl -sS -w '%{http_code}' http://a.test/")
+        .sh("curl -sS -w '\\n%{http_code}\\n' https://a.test/; curl -sS -w '\\n%{http_code}\\n' http://a.test/")
         .success()
         .out();
-    assert_eq!(out.matches("502").count(), 2, "{out}");
+    assert_eq!(out.lines().filter(|line| *line == "502").count(), 2, "{out}");
     assert!(!out.contains("407 ") || out.contains("OneCLI"), "{out}");
 }
 
