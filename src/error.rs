@@ -122,6 +122,10 @@ impl<T, E: Display> Context<T> for std::result::Result<T, E> {
 /// or looks like nothing (Unicode: Cc, Zl, Zp, Cf, fillers and selectors), with
 /// which two texts look the same that are not.
 pub fn is_hostile(c: char) -> bool {
+    // Nearly all that is asked for, many times for each line of a record.
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
     c.is_control()
         || matches!(
             c,
