@@ -49,7 +49,15 @@ fn is_text_all_the_way(units: &[Unit]) -> bool {
     // Decoded once already; three levels are allowed, and nothing below them.
     for _ in 0..3 {
         let Ok(text) = std::str::from_utf8(&bytes) else { return false };
-        if text.chars().any(char::is_control) {
+        if text.chars().any(|c| c.is_control() || "／＼．․‥⁄∕⧵﹒﹨".contains(c)) {
+            return false;
+        }
+        // `..` with blanks in it or around it is `..` for some.
+        let of_dots = |segment: &str| {
+            segment.chars().filter(|c| *c == '.').count() + segment.chars().filter(|c| *c == ' ').count()
+                == segment.chars().count()
+        };
+        if text.split('/').any(|segment| of_dots(segment) && segment.contains('.') && segment.contains(' ')) {
             return false;
         }
         let hex = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));
