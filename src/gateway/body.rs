@@ -44,9 +44,12 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(context));
         Poll::Ready(match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.exchange.passed(self.direction, data.len());
+                }
+                if let (Direction::Out, Some(trailers)) = (self.direction, frame.trailers_mut()) {
+                    self.exchange.strip_trailers(trailers);
                 }
                 Some(Ok(frame))
             }

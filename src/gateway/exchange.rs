@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use hyper::header::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::headers::strip_trailers;
 use super::shared::Shared;
 use crate::record::Entry;
 
@@ -57,6 +59,13 @@ impl Exchange {
             Direction::Back => &self.back,
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes out of the request's trailers what its head was judged and changed for.
+    pub fn strip_trailers(&self, trailers: &mut HeaderMap) {
+        strip_trailers(trailers);
+        let names: Vec<_> = trailers.keys().filter(|name| self.shared.secrets.concern(name)).cloned().collect();
+        names.iter().for_each(|name| drop(trailers.remove(name)));
     }
 
     /// The body of this direction broke off.

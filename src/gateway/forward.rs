@@ -17,7 +17,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use super::approval;
 use super::body::{Body, BodyError, Counted};
 use super::exchange::{Direction, Exchange};
-use super::headers::{is_chunked, strip_hop_by_hop, without_pieces};
+use super::headers::{is_chunked, message_coding, strip_hop_by_hop, without_pieces};
 use super::inject::Choice;
 use super::redact::{Coding, Decoded, Needles, RedactedBody, mask_headers};
 use super::refusal::Refusal;
@@ -414,6 +414,11 @@ fn come_back(
     let masked = mask_headers(&mut parts.headers, needles);
     exchange.redacted().fetch_add(masked, std::sync::atomic::Ordering::Relaxed);
     let counter = Arc::clone(exchange.redacted());
+    if let Some(coding) = message_coding(&parts.headers) {
+        return Err(Refusal::upstream(format!(
+            "the origin compresses its messages ({coding:?}) unasked, in which a secret could not be masked"
+        )));
+    }
     let codings: Vec<HeaderValue> = parts.headers.get_all(CONTENT_ENCODING).iter().cloned().collect();
     let coding = match codings.as_slice() {
         [] => Some(Coding::Identity),
@@ -430,7 +435,8 @@ fn come_back(
             parts.headers.remove(name);
         }
     }
-    let body = RedactedBody::new(Decoded::new(body.map_err(BodyError::from), coding), needles.clone(), counter);
+    let body = RedactedBody::new(Decoded::new(body.map_err(BodyError::from), coding), needles.clone(), counter)
+        .after(&parts.headers);
     let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
     Ok(Response::from_parts(parts, body))
 }

@@ -180,6 +180,11 @@ fn understand(head: &[u8]) -> io::Result<Option<(u8, u64)>> {
         },
         (length, _) => u64::from(length),
     };
+    // Bits and opcodes that only an extension has, and none was agreed on: what
+    // it made of the data could not be read (RFC 6455, 5.2).
+    if first & 0x70 != 0 || !matches!(first & 0x0f, 0..=2 | 8..=10) || length > i64::MAX as u64 {
+        return Err(io::Error::other("the origin sends a frame of an extension that was not agreed on"));
+    }
     if first & 0x0f >= CONTROL && (length > 125 || first & 0x80 == 0) {
         return Err(io::Error::other("the origin sends a control frame that is none"));
     }
@@ -257,5 +262,10 @@ mod tests {
     fn what_no_server_may_send_ends_the_stream() {
         assert!(frames().push(Bytes::from_static(&[0x81, 0x85, 0, 0, 0, 0])).is_err());
         assert!(frames().push(Bytes::from_static(&[0x09, 0x01])).is_err());
+        for head in [[0xc1, 0x01], [0xa1, 0x01], [0x91, 0x01], [0x83, 0x01], [0x8b, 0x01], *b"sk"] {
+            assert!(frames().push(Bytes::copy_from_slice(&head)).is_err(), "{head:02x?}");
+        }
+        let endless = [&[0x82, 127][..], &[0xff; 8]].concat();
+        assert!(frames().push(endless.into()).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
@@ -77,6 +77,16 @@ impl Secrets {
         let goes = scheme == Scheme::Https
             && self.armed.iter().flat_map(|one| &one.bindings).any(|bound| bound.host.matches(host));
         goes.then_some(&self.needles)
+    }
+
+    /// Whether a secret of the run goes into this header, or takes its place.
+    pub fn concern(&self, name: &HeaderName) -> bool {
+        let is = |bound: &Bound| match &bound.injection {
+            Injection::Header { name: header, .. } => name.as_str().eq_ignore_ascii_case(header),
+            Injection::Bearer | Injection::Basic { .. } => *name == AUTHORIZATION,
+            Injection::Query { .. } => false,
+        };
+        self.armed.iter().flat_map(|one| &one.bindings).any(|bound| is(bound) || bound.strip.contains(name))
     }
 
     /// What must not be in any text.

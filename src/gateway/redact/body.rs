@@ -12,12 +12,13 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::HeaderMap;
 use tokio::time::Sleep;
 
+use super::envelope::Envelopes;
 use super::{Needles, Redactor, mask_headers};
 
-/// After so long without more, a held end may go on.
-const QUIET: Duration = Duration::from_millis(50);
-/// And only if it is this short, in bytes.
-const SHORT: usize = 4;
+/// After so long without more, what waits goes on: lines, and a word that may
+/// be cut. Whatever it is: else an agent would see what may begin a secret.
+const QUIET_LINE: Duration = Duration::from_millis(50);
+const QUIET_WORD: Duration = Duration::from_secs(1);
 
 /// `B` with every needle masked in its data and in the values of its trailers.
 /// Its length is that of `B`.
@@ -26,6 +27,7 @@ pub struct RedactedBody<B> {
     inner: B,
     needles: Needles,
     redactor: Redactor,
+    envelopes: Option<Envelopes>,
     masked: Arc<AtomicU64>,
     rest: Rest,
     /// Runs while something is held back and nothing comes.
@@ -44,24 +46,35 @@ impl<B> RedactedBody<B> {
     /// `masked` grows with each occurrence, so that it is right whenever the
     /// body is dropped.
     pub fn new(inner: B, needles: Needles, masked: Arc<AtomicU64>) -> Self {
-        Self { inner, redactor: Redactor::new(needles.clone()), needles, masked, rest: Rest::Unknown, quiet: None }
+        let redactor = Redactor::new(needles.clone());
+        Self { inner, redactor, envelopes: None, needles, masked, rest: Rest::Unknown, quiet: None }
     }
 
-    /// Nothing comes now: a short end that is held back goes on after a while.
+    /// For the body of an answer with this head: the end of a message, where it
+    /// has messages, goes on at once.
+    pub fn after(self, head: &HeaderMap) -> Self {
+        Self { envelopes: Envelopes::of(head), ..self }
+    }
+
+    /// Nothing comes now: the end that is held back goes on after a while.
     fn wait_a_while<E>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
         if self.redactor.held() == 0 {
             return Poll::Pending;
         }
-        let quiet = self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(QUIET)));
+        let patience = if self.redactor.waits_after_a_line() { QUIET_LINE } else { QUIET_WORD };
+        let quiet = self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(quiet.as_mut().poll(cx));
-        match self.data(|redactor| redactor.let_go(SHORT)) {
-            Some(frame) => {
-                self.quiet = None;
-                Poll::Ready(Some(Ok(frame)))
-            }
-            // Longer than may be let go: the sender has to say more.
-            None => Poll::Pending,
-        }
+        self.quiet = None;
+        Poll::Ready(self.data(Redactor::let_go).map(Ok))
+    }
+
+    /// The next bytes, and what may go on with them.
+    fn pass(&mut self, bytes: Bytes) -> Option<Frame<Bytes>> {
+        let ends = self.envelopes.as_mut().is_some_and(|envelopes| envelopes.end_with(&bytes));
+        self.data(|redactor| {
+            let first = redactor.push(bytes);
+            if ends { [first, redactor.finish()].concat().into() } else { first }
+        })
     }
 
     fn data(&mut self, take: impl FnOnce(&mut Redactor) -> Bytes) -> Option<Frame<Bytes>> {
@@ -96,7 +109,7 @@ where
                 }
             };
             let data = match frame.into_data() {
-                Ok(data) => this.data(|redactor| redactor.push(data)),
+                Ok(data) => this.pass(data),
                 Err(frame) => {
                     if let Ok(mut trailers) = frame.into_trailers() {
                         this.masked.fetch_add(mask_headers(&mut trailers, &this.needles), Ordering::Relaxed);
@@ -194,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_short_end_goes_on_when_nothing_more_comes() {
+    async fn the_end_goes_on_when_nothing_more_comes() {
         struct Slow(Vec<Bytes>, Option<Pin<Box<Sleep>>>);
         impl Body for Slow {
             type Data = Bytes;
@@ -206,17 +219,17 @@ mod tests {
                 if let Some(sleep) = &mut self.1 {
                     ready!(sleep.as_mut().poll(cx));
                 }
-                self.1 = Some(Box::pin(tokio::time::sleep(QUIET * 4)));
+                self.1 = Some(Box::pin(tokio::time::sleep(QUIET_WORD * 2)));
                 Poll::Ready((!self.0.is_empty()).then(|| Ok(Frame::data(self.0.remove(0)))))
             }
         }
-        let chunks = ["yes h", "unter2-canary, hunter2-", "n!"].map(Bytes::from).into();
+        let chunks = ["yes h", "unter2-canary, hunter2-", "n!\n", "no hunter2-canary"].map(Bytes::from).into();
         let mut body = RedactedBody::new(Slow(chunks, None), needles(), Arc::default());
         let mut seen = Vec::new();
         while let Some(frame) = body.frame().await {
             seen.push(frame.unwrap().into_data().unwrap());
         }
-        assert_eq!(seen, ["yes ", "h", "*************, ", "hunter2-n!"]);
+        assert_eq!(seen, ["yes ", "h", "*************, ", "hunter2-", "n!\n", "no ", "**************"]);
     }
 
     #[tokio::test]
@@ -233,8 +246,34 @@ mod tests {
                 self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
             }
         }
-        let event = Silent(Some("data: hunter2-canary\n\n".into()));
+        let event = Silent(Some("data: {\"a\": \"hunter2-canary\"}\n\n".into()));
         let mut body = RedactedBody::new(event, needles(), Arc::default());
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: **************\n\n");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: {\"a\": \"**************\"}\n\n");
+        // What could be base64 in lines waits a little.
+        let word = Silent(Some("data: hunter2-canary\n\n".into()));
+        let mut body = RedactedBody::new(word, needles(), Arc::default());
+        for part in ["data: ", "**************\n\n"] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), part);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_message_does_not_wait() {
+        let head = HeaderMap::from_iter([(hyper::header::CONTENT_TYPE, "application/grpc".parse().unwrap())]);
+        let message = |text: &str| [&[0, 0, 0, 0, text.len() as u8], text.as_bytes()].concat();
+        let (first, second) = (message("hunter2-canary"), message("hunter2-cana"));
+        let pieces: Vec<_> = [&first[..9], &first[9..], &second].map(Bytes::copy_from_slice).into();
+        let frames = Frames(pieces.into_iter().map(Frame::data).collect());
+        let masked = Arc::new(AtomicU64::new(0));
+        let mut body = RedactedBody::new(frames, needles(), masked.clone()).after(&head);
+        let mut seen = Vec::new();
+        for length in [first.len(), first.len() + second.len()] {
+            while seen.len() < length {
+                seen.extend(body.frame().await.unwrap().unwrap().into_data().unwrap());
+                assert!(seen.len() <= length, "the next message came with it");
+            }
+        }
+        assert_eq!(seen, [message("**************"), second].concat());
+        assert_eq!(masked.load(Ordering::Relaxed), 1);
     }
 }

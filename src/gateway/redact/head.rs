@@ -4,13 +4,17 @@ use hyper::header::{HeaderMap, HeaderValue};
 
 use super::Needles;
 
-/// Masks the values of `headers`, or of trailers, in place; how many
-/// occurrences there were.
+/// Masks the values of `headers`, or of trailers, in place, and takes out those
+/// that have a secret in their names; how many occurrences there were.
 pub fn mask_headers(headers: &mut HeaderMap, needles: &Needles) -> u64 {
     if needles.is_empty() {
         return 0;
     }
-    headers.values_mut().map(|value| mask_value(value, needles)).sum()
+    let named: Vec<_> = headers.keys().filter(|name| needles.are_in_name(name.as_str())).cloned().collect();
+    for name in &named {
+        headers.remove(name);
+    }
+    named.len() as u64 + headers.values_mut().map(|value| mask_value(value, needles)).sum::<u64>()
 }
 
 fn mask_value(value: &mut HeaderValue, needles: &Needles) -> u64 {
@@ -42,5 +46,12 @@ mod tests {
         assert_eq!(echoes, ["Bearer **************", "*".repeat(28).as_str()]);
         assert_eq!(headers["x-binary"].as_bytes(), b"\xff**************\xff");
         assert_eq!(headers["x-other"], "hunter2");
+        for name in ["x-hunter2-canary", "hunter2-canary-x", "a-68756e746572322d63616e617279"] {
+            headers.append(hyper::header::HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        let upper = Needles::new([&b"HUNTER2-Canary"[..]].into_iter());
+        assert_eq!(mask_headers(&mut headers.clone(), &upper), 2, "names have no case");
+        assert_eq!(mask_headers(&mut headers, &needles), 3);
+        assert_eq!(headers.keys_len(), 3, "{headers:?}");
     }
 }

@@ -6,10 +6,10 @@
 //! mix of JSON, percent and HTML escapes and of escapes of escapes, and base64
 //! that is cut into lines, is read and followed (`reading`, `walk`). Wherever
 //! one is found in a response, it is overwritten with as many `*`, so that
-//! lengths stay right and nothing has to be buffered. A [`Redactor`] does that
-//! for one stream, across the borders of its chunks; [`RedactedBody`] for an
-//! HTTP body; [`mask_headers`] for a head and for trailers. A compressed body is
-//! decoded first ([`Decoded`]).
+//! lengths stay right and nothing has to be buffered but the last word (`hold`).
+//! A [`Redactor`] does that for one stream, across the borders of its chunks;
+//! [`RedactedBody`] for an HTTP body; [`mask_headers`] for a head and for
+//! trailers. A compressed body is decoded first ([`Decoded`]).
 //!
 //! What is not found: forms that nobody is known to make by accident, such as
 //! a value that is reversed, compressed, encrypted, escaped by three kinds of
@@ -18,8 +18,10 @@
 
 mod body;
 mod decode;
+mod envelope;
 mod forms;
 mod head;
+mod hold;
 mod inflate;
 mod needles;
 mod reading;

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use zeroize::Zeroize;
 
 use super::forms::{self, Form};
-use super::walk::{Kind, Walker};
+use super::hold::Hold;
+use super::walk::{Kind, LONGEST_RUN, Walker};
 
 /// Shorter forms are not looked for, in bytes: they would be found in texts
 /// that have nothing to do with the secret.
@@ -39,6 +40,7 @@ pub struct Needles(Option<Arc<Set>>);
 
 struct Set {
     walker: Walker,
+    hold: Hold,
     /// Sorted, no two the same.
     needles: Vec<Form>,
     longest: usize,
@@ -96,13 +98,29 @@ impl Needles {
         found.len() as u64
     }
 
+    /// Whether one is in a name that has no case, as the names of headers.
+    pub(super) fn are_in_name(&self, name: &str) -> bool {
+        let name = name.as_bytes();
+        let is_in = |needle: &Form| name.windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle));
+        self.0.as_ref().is_some_and(|set| set.needles.iter().any(is_in))
+    }
+
     /// Where needles occur in `text`, in order; those that overlap are one.
     pub(super) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
-        self.scan(text).0
+        let (found, unfinished) = self.scan(text);
+        debug_assert!(unfinished <= self.hold(text), "{unfinished} bytes should wait");
+        found
+    }
+
+    /// How many bytes at the end of `text` wait for the next ones: at least
+    /// those that the next ones may make an occurrence, or a part of one.
+    pub(super) fn hold(&self, text: &[u8]) -> usize {
+        self.0.as_ref().map_or(0, |set| set.hold.of(text))
     }
 
     /// Beside what [`Self::find`] gives, how many bytes at the end the next
-    /// ones may make an occurrence, or a part of one.
+    /// ones may make an occurrence, or a part of one. That depends on the
+    /// secrets: nobody may see it.
     pub(super) fn scan(&self, text: &[u8]) -> (Vec<Range<usize>>, usize) {
         let Some(set) = &self.0 else { return (Vec::new(), 0) };
         let mut found = Vec::new();
@@ -140,8 +158,10 @@ impl Set {
         let shortest = needles.iter().map(|needle| needle.len()).min()?;
         let longest = needles.iter().map(|needle| needle.len()).max()?;
         let window = shortest.min(LONGEST_WINDOW);
+        let walker = Walker::new(patterns);
         let mut set = Self {
-            walker: Walker::new(patterns),
+            hold: Hold::new(&needles, longest.max(walker.longest() + LONGEST_RUN)),
+            walker,
             longest,
             stride: window - GRAM + 1,
             grams: Vec::new(),

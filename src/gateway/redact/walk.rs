@@ -15,19 +15,17 @@ use std::ops::Range;
 use zeroize::Zeroize;
 
 use super::forms::Form;
+use super::hold::{BREAKS, SURE};
 use super::reading::{Readings, begins_escape};
 
-/// Most bytes of a line's end and of the white space around it.
-const BREAKS: u8 = 8;
-/// With fewer characters before it, a line ends once: an empty line after a
-/// word ends an event of a stream, and that must not wait.
-const SURE: u32 = 8;
 /// A walk through more text than this, in bytes, and [`Kind::expansion`] times
-/// the value, is masked as far as it came.
-const LONGEST_WALK: usize = 16 * 1024;
+/// the value, is given up: no encoder writes so much for so little. (Masked as
+/// far as it came, it would say how far that is.)
+const LONGEST_WALK: usize = 256;
 
-/// More backslashes than an escape whose backslashes are escapes can have.
-const LONGEST_RUN: usize = 80;
+/// More backslashes than an escape whose backslashes are escapes can have, and
+/// more bytes than any escape has.
+pub(super) const LONGEST_RUN: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -40,8 +38,8 @@ pub(super) enum Kind {
 impl Kind {
     fn expansion(self) -> usize {
         match self {
-            Self::Text => 12,
-            Self::Base64 => 6,
+            Self::Text => 24,
+            Self::Base64 => 10,
         }
     }
 }
@@ -49,6 +47,13 @@ impl Kind {
 struct Pattern {
     bytes: Form,
     kind: Kind,
+}
+
+impl Pattern {
+    /// Most bytes of an occurrence.
+    fn longest(&self) -> usize {
+        LONGEST_WALK + self.kind.expansion() * self.bytes.len()
+    }
 }
 
 /// Two neighbours in a pattern, and where the second ends.
@@ -130,6 +135,11 @@ impl Walker {
         walker
     }
 
+    /// Most bytes of an occurrence.
+    pub fn longest(&self) -> usize {
+        self.patterns.iter().map(Pattern::longest).max().unwrap_or(0)
+    }
+
     /// Calls `found` for occurrences that are not all raw, in no order. Where
     /// the first walk began that the text's end has cut short.
     pub fn search(&self, text: &[u8], mut found: impl FnMut(Range<usize>)) -> Option<usize> {
@@ -172,8 +182,7 @@ impl Walker {
                 }
                 last = Some(walk);
                 let pattern = &self.patterns[walk.pattern as usize];
-                if at - walk.start > LONGEST_WALK + pattern.kind.expansion() * pattern.bytes.len() {
-                    found(walk.start..at);
+                if at - walk.start > pattern.longest() {
                     continue;
                 }
                 if readings.open || at == text.len() {
