@@ -146,10 +146,25 @@ fn short(url: &str, id: &str) -> String {
     }
 }
 
+/// `type/subtype` without its parameters (RFC 9110, 8.3.1). The header is the
+/// agent's, and could pretend to be the size and the text that follow it.
+fn essence(content_type: Option<&str>) -> String {
+    const LONGEST: usize = 60;
+    let token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
+    };
+    let Some(text) = content_type else { return "untyped".to_owned() };
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    match essence.split_once('/') {
+        Some((kind, subtype)) if token(kind) && token(subtype) && essence.len() <= LONGEST => essence.to_owned(),
+        _ => "of an odd type".to_owned(),
+    }
+}
+
 /// Type, size and beginning of the body.
 fn body_line(approval: &Approval) -> String {
     let body = &approval.body;
-    let kind = approval.content_type.as_deref().map_or_else(|| "untyped".to_owned(), printable);
+    let kind = essence(approval.content_type.as_deref());
     let bytes = body.bytes.as_deref().unwrap_or_default();
     // Four bytes a character at most, and one more to see whether there are more.
     let shown = printable(&text_of(&bytes[..bytes.len().min(4 * GLIMPSE + 4)]));
@@ -301,5 +316,15 @@ mod tests {
     fn what_is_no_text_in_a_body_is_escaped() {
         assert_eq!(text_of("é\n".as_bytes()), "é\n");
         assert_eq!(text_of(b"a\xff\xfe\nz\xc3"), "a\\xff\\xfe\nz\\xc3");
+    }
+
+    #[test]
+    fn a_type_cannot_pretend_to_be_a_body() {
+        assert_eq!(essence(Some("application/json; charset=utf-8")), "application/json");
+        assert_eq!(essence(None), "untyped");
+        let long = format!("text/{}", "x".repeat(80));
+        for odd in ["application/json, 3 bytes: {}", "text/plain approved", "text", "/", "a/b/c", "\u{e9}/x", &long] {
+            assert_eq!(essence(Some(odd)), "of an odd type", "{odd}");
+        }
     }
 }

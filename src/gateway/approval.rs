@@ -136,7 +136,7 @@ pub async fn hold(
         });
     };
     let read = read(request).await?;
-    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let needles = shared.secrets.needles();
     let masked = |text: Option<String>| text.map(|text| needles.mask_text(&text).0);
     let mut bytes = read.frames.iter().filter_map(Frame::data_ref).fold(Vec::new(), |mut all, data| {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use nix::sys::socket::SockaddrLike;
@@ -12,6 +12,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::policy::{Host, Policy};
+
+/// A port for a socket that sends nothing (RFC 863).
+const DISCARD: u16 = 9;
 
 /// Why a host could not be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +82,13 @@ async fn resolve(host: &Host, port: u16, policy: &Policy, deadline: Instant) -> 
     };
     let private_allowed = policy.allows_private(host, port);
     let own = own_addresses();
-    let judged: Vec<_> = found.iter().map(|address| (*address, judge(*address, &own))).collect();
+    let judged: Vec<_> = found
+        .iter()
+        .map(|address| match judge(*address, &own) {
+            Ok(()) if leads_here(*address) => (*address, Err("an address of this machine, by its routes")),
+            verdict => (*address, verdict),
+        })
+        .collect();
     let good: Vec<IpAddr> =
         judged.iter().filter(|(_, verdict)| private_allowed || verdict.is_ok()).map(|(address, _)| *address).collect();
     if good.is_empty() {
@@ -148,6 +157,20 @@ fn judge_v6(address: Ipv6Addr, own: &BTreeSet<IpAddr>) -> Result<(), &'static st
         [0xff00..=0xffff, ..] => Err("a multicast address"),
         _ => Err("no global unicast address"),
     }
+}
+
+/// Whether the kernel would deliver to this machine itself what is sent there:
+/// a route can make an address local that no interface has (ip-route(8),
+/// `local`). A connected UDP socket asks for the route and sends nothing; the
+/// source of a way to oneself is the destination.
+fn leads_here(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    });
+    // Without a route there is no way to anybody.
+    source.is_ok_and(|source| source.ip().to_canonical() == address.to_canonical())
 }
 
 /// The addresses of this machine's interfaces, as they are now (getifaddrs(3)).

@@ -168,8 +168,8 @@ async fn pass(
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(EXPECT);
     parts.headers.remove(HOST);
-    let needles = shared.secrets.needles_for(&judged.host, judged.scheme);
-    if needles.is_some() {
+    let bound = shared.secrets.go_to(&judged.host, judged.scheme);
+    if bound {
         without_pieces(&mut parts.headers);
     }
     choice.apply(&mut parts.headers, &mut judged.query)?;
@@ -193,7 +193,8 @@ async fn pass(
     let pool = shared.pools.get(&choice.names(), versions);
     let response = send::send(pool, Request::from_parts(parts, body), shared.times.response).await?;
     let agent_side = agent_side.map(|agent| (agent, Arc::clone(&scope.place)));
-    come_back(response, agent_side, needles, shared, exchange)
+    let search = if bound { Search::Whole } else { Search::AsItComes };
+    come_back(response, agent_side, search, shared, exchange)
 }
 
 /// The names agree, and path and method have one reading.
@@ -352,14 +353,25 @@ pub fn unavailable(what: &str, error: &dyn std::fmt::Display) -> Refusal {
     .hint("the person who called belljar sees why on stderr")
 }
 
-/// The way back: masked where a secret goes to the host.
+/// How an answer is searched for the run's secrets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Search {
+    /// Of a host that a secret goes to: what could not be searched is refused.
+    Whole,
+    /// Of any other, which may have got one from there: as far as it is plain.
+    AsItComes,
+}
+
+/// The way back: masked.
 fn come_back(
     mut response: Response<Incoming>,
     agent_side: Option<(OnUpgrade, Place)>,
-    needles: Option<&Needles>,
+    search: Search,
     shared: &Arc<Shared>,
     exchange: &Arc<Exchange>,
 ) -> Result<Response<Body>, Refusal> {
+    let all = shared.secrets.needles();
+    let needles = (search == Search::Whole).then_some(all);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched {
         let Some((agent_side, place)) = agent_side else {
@@ -371,7 +383,8 @@ fn come_back(
             ));
         }
         let origin_side = hyper::upgrade::on(&mut response);
-        websocket::start((agent_side, place), origin_side, needles.cloned(), exchange);
+        let plain = !response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS) && !all.is_empty();
+        websocket::start((agent_side, place), origin_side, plain.then(|| all.clone()), exchange);
     } else if response.status().is_informational() {
         return Err(Refusal::upstream("the origin ended with an interim answer"));
     }
@@ -403,8 +416,7 @@ fn come_back(
         }));
     }
     let Some(needles) = needles else {
-        let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
-        return Ok(Response::from_parts(parts, body));
+        return Ok(masked_as_it_comes(Response::from_parts(parts, body), all, exchange));
     };
     if parts.status == StatusCode::PARTIAL_CONTENT {
         return Err(Refusal::upstream(
@@ -439,6 +451,22 @@ fn come_back(
         .after(&parts.headers);
     let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
     Ok(Response::from_parts(parts, body))
+}
+
+/// An answer of a host that no secret goes to.
+fn masked_as_it_comes(response: Response<Incoming>, all: &Needles, exchange: &Arc<Exchange>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let masked = mask_headers(&mut parts.headers, all);
+    exchange.redacted().fetch_add(masked, std::sync::atomic::Ordering::Relaxed);
+    let coded = parts.headers.contains_key(CONTENT_ENCODING);
+    if all.is_empty() || coded {
+        let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
+        return Response::from_parts(parts, body);
+    }
+    let counter = Arc::clone(exchange.redacted());
+    let body = RedactedBody::new(body.map_err(BodyError::from), all.clone(), counter).after(&parts.headers);
+    let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
+    Response::from_parts(parts, body)
 }
 
 fn wants_websocket(request: &Request<Incoming>) -> Result<bool, Refusal> {

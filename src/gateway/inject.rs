@@ -68,15 +68,11 @@ impl Secrets {
         Ok(Self { armed, needles, everywhere: !more.is_empty() })
     }
 
-    /// What must not come back from the host: nothing where no secret goes. No
-    /// secret goes in clear.
-    pub fn needles_for(&self, host: &Host, scheme: Scheme) -> Option<&Needles> {
-        if self.everywhere {
-            return Some(&self.needles);
-        }
-        let goes = scheme == Scheme::Https
-            && self.armed.iter().flat_map(|one| &one.bindings).any(|bound| bound.host.matches(host));
-        goes.then_some(&self.needles)
+    /// Whether a secret may go to the host: its answers are had in a form in
+    /// which it is found for certain. No secret goes in clear.
+    pub fn go_to(&self, host: &Host, scheme: Scheme) -> bool {
+        let bound = |bound: &Bound| scheme == Scheme::Https && bound.host.matches(host);
+        self.everywhere || self.armed.iter().flat_map(|one| &one.bindings).any(bound)
     }
 
     /// Whether a secret of the run goes into this header, or takes its place.

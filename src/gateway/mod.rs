@@ -18,6 +18,7 @@ mod headers;
 mod inject;
 mod names;
 mod onecli;
+mod patient;
 pub mod redact;
 mod refusal;
 mod roots;

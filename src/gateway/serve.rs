@@ -21,6 +21,7 @@ use super::body::Body;
 use super::exchange::Exchange;
 use super::forward::{self, Scheme, Scope};
 use super::greedy::Greedy;
+use super::patient::{Patient, Phase};
 use super::refusal::Refusal;
 use super::shared::{Inspection, Place, Shared};
 use super::sniff::{Opening, Replayed};
@@ -85,12 +86,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// Serves a connection to the proxy.
 pub async fn proxy(stream: impl Stream, shared: Arc<Shared>, place: Place) {
-    let on_request = {
-        let shared = Arc::clone(&shared);
-        service_fn(move |request| proxied(request, Arc::clone(&shared), Arc::clone(&place)))
-    };
+    let (phase, patient) = patient(stream, &shared);
+    let on_request = service_fn(move |request: Request<Incoming>| {
+        phase.busy();
+        let tunnel = request.method() == Method::CONNECT;
+        let answer = proxied(request, Arc::clone(&shared), Arc::clone(&place));
+        let phase = phase.clone();
+        // After CONNECT the connection is the tunnel's, if it was opened.
+        async move {
+            answer.await.map(|answer| {
+                if tunnel && answer.status().is_success() { answer } else { phase.until_the_end_of(answer) }
+            })
+        }
+    });
     // What a client does wrong ends its connection, and nothing else.
-    let _ = http1_server(&shared).serve_connection(TokioIo::new(stream), on_request).with_upgrades().await;
+    let _ = http1_server().serve_connection(patient, on_request).with_upgrades().await;
 }
 
 /// One request to the proxy: CONNECT, or http in absolute form.
@@ -268,15 +278,21 @@ async fn refuse_tls(stream: impl Stream, host: &Host, to: &Destination, refusal:
     let _ = if h2 {
         http2_server().serve_connection(TokioIo::new(stream), service).await
     } else {
-        http1_server(&shared).keep_alive(false).serve_connection(TokioIo::new(stream), service).await
+        let (_, patient) = patient(stream, &shared);
+        http1_server().keep_alive(false).serve_connection(patient, service).await
     };
 }
 
 async fn http(stream: impl Stream, scope: Scope, shared: Arc<Shared>) {
     let scope = Arc::new(scope);
-    let server = http1_server(&shared);
-    let service = service_fn(move |request| forward::answer(request, Arc::clone(&scope), Arc::clone(&shared)));
-    let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+    let (phase, patient) = patient(stream, &shared);
+    let service = service_fn(move |request| {
+        phase.busy();
+        let answer = forward::answer(request, Arc::clone(&scope), Arc::clone(&shared));
+        let phase = phase.clone();
+        async move { answer.await.map(|answer| phase.until_the_end_of(answer)) }
+    });
+    let _ = http1_server().serve_connection(patient, service).with_upgrades().await;
 }
 
 async fn http_2(stream: impl Stream, scope: Scope, shared: Arc<Shared>) {
@@ -285,10 +301,16 @@ async fn http_2(stream: impl Stream, scope: Scope, shared: Arc<Shared>) {
     let _ = http2_server().serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn http1_server(shared: &Shared) -> http1::Builder {
+fn http1_server() -> http1::Builder {
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(shared.times.header).max_buf_size(LONGEST_HEAD);
+    // `Patient` watches the time.
+    server.header_read_timeout(None).max_buf_size(LONGEST_HEAD);
     server
+}
+
+fn patient<S: Stream>(stream: S, shared: &Shared) -> (Phase, TokioIo<Patient<S>>) {
+    let phase = Phase::default();
+    (phase.clone(), TokioIo::new(Patient::new(stream, phase, &shared.times)))
 }
 
 fn http2_server() -> http2::Builder<TokioExecutor> {
