@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod error;
 pub mod gateway;
 pub mod launch;
+mod netlink;
 pub mod plan;
 pub mod policy;
 pub mod record;

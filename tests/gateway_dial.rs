@@ -126,6 +126,18 @@ fn addresses_that_are_not_public_are_refused_however_they_are_written() {
     }
 }
 
+/// As load balancers' agents, anycast and transparent proxies make them.
+#[test]
+fn an_address_that_is_local_by_a_route_only_is_refused() {
+    let Some(world) = World::with_host_origin() else { return };
+    let literals = ["203.0.113.201", "[2606:4700::9999]"];
+    refused(&world, &literals);
+    for literal in literals {
+        let control = world.outside("curl", &["-gsS", "--max-time", "5", &format!("http://{literal}:8080/control")]);
+        assert!(control.out().contains("origin"), "the control reaches {literal}: {}", control.err());
+    }
+}
+
 #[test]
 fn the_same_holds_when_tls_is_opened_and_a_secret_is_bound_there() {
     let Some(world) = World::with_host_origin() else { return };

@@ -163,6 +163,84 @@ tell('frame', rest(stream).decode('latin-1'))
     assert!(found["ws"].contains("101") && found["frame"].contains("sec-websocket-key"), "{found:?}");
 }
 
+/// An agent has an origin echo guesses that end where a piece of the answer ends,
+/// and looks at how much of the piece comes at once.
+#[test]
+fn what_waits_does_not_tell_a_good_guess_from_a_bad_one() {
+    let Some(world) = World::new() else { return };
+    world.secret("token", &["--host", "raw.test", "--bearer"], TOKEN);
+    let good = &TOKEN[..10];
+    let bad = format!("{}~", &TOKEN[..9]);
+    let measure = |guess: &str| {
+        let piece = format!("not found: {guess}");
+        let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{piece}\r\n", piece.len());
+        std::fs::write(world.internet("raw-answer"), answer).expect("write a file");
+        let script = "
+stream = proxied('raw.test')
+stream.sendall(get('raw.test', '/guess').encode())
+head(stream)
+sizes, data = [], b''
+for wait in (0.4, 2.5):
+    stream.settimeout(wait)
+    end = time.time() + wait
+    while time.time() < end:
+        try: data += stream.recv(65536)
+        except OSError: break
+    sizes.append(len(data))
+tell('sizes', str(sizes))
+";
+        answers(&world.python(&[], script).success().out())["sizes"].clone()
+    };
+    let (of_good, of_bad) = (measure(good), measure(&bad));
+    assert_eq!(of_good, of_bad);
+    // The control: the measure sees what waits, and that it comes.
+    let sizes: Vec<usize> = serde_json::from_str(&of_good).expect("sizes");
+    assert!(sizes[0] >= "not found: ".len() && sizes[1] >= sizes[0] + good.len(), "{sizes:?}");
+}
+
+#[test]
+fn names_of_headers_and_other_hosts_do_not_bring_it_either() {
+    let Some(world) = World::new() else { return };
+    let lower = "c4n4ry-5ecret-0123456789abcdef";
+    world.secret("lower", &["--host", "raw.test", "--header", "X-Key: {value}"], lower);
+    std::fs::write(
+        world.internet("raw-answer"),
+        format!("HTTP/1.1 200 OK\r\nX-{lower}: 1\r\nX-Fine: {lower}\r\nContent-Length: 2\r\n\r\nok"),
+    )
+    .expect("write a file");
+    // The world's own echo says what it is sent, here by another host.
+    std::fs::write(world.jar.path("project/said"), lower).expect("write a file");
+    let script = "curl -sS -i https://raw.test/name; for url in https://b.test/echo http://c.test/echo; do \
+        curl -sS -i --data-binary @/workspace/project/said $url; echo; done";
+    let out = world.sh(script).success().out();
+    assert!(!out.to_lowercase().contains(lower), "{out}");
+    assert!(out.to_lowercase().contains("x-fine: **") && out.matches(&"*".repeat(lower.len())).count() >= 3, "{out}");
+    let control = world
+        .outside("curl", &["-sS", "--cacert", &world.jar.text("world/ca.pem"), "-d", lower, "https://b.test/echo"]);
+    assert!(control.out().contains(lower), "{} {}", control.out(), control.err());
+}
+
+#[test]
+fn frames_of_an_extension_that_nobody_agreed_on_end_the_socket() {
+    let Some(world) = World::new() else { return };
+    world.secret("token", &["--host", "raw.test", "--bearer"], TOKEN);
+    let handshake = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".as_bytes();
+    for (name, frame) in [("rsv", [&[0xc1, TOKEN.len() as u8][..], TOKEN.as_bytes()].concat()), ("bare", TOKEN.into())]
+    {
+        std::fs::write(world.internet("raw-answer"), [handshake, &frame].concat()).expect("write a file");
+        let script = "
+stream = proxied('raw.test')
+stream.sendall(b'GET /ws HTTP/1.1\\r\\nHost: raw.test\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n'
+    b'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n')
+stream.settimeout(4)
+tell('got', rest(stream).decode('latin-1'))
+";
+        let out = world.python(&[], script).success().out();
+        assert!(out.contains("101"), "{name}: {out}");
+        assert!(!out.contains(&TOKEN[..8]), "{name}: {out}");
+    }
+}
+
 #[test]
 fn it_streams_while_it_masks() {
     let Some(world) = World::new() else { return };

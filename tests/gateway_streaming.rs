@@ -152,7 +152,77 @@ fn early_hints_do_not_confuse_the_answer() {
         .expect("write a file");
         let out = world.sh("curl -sS https://raw.test/hints; curl -sS --http2 https://raw.test/hints; curl -sS http://raw.test/hints").success();
         assert_eq!(out.out(), "finalfinalfinal", "{inspect}: {}", out.err());
+        // Over HTTP/1.1 they are passed on, in their order; a 100 nobody asked for is not.
+        for url in ["https://raw.test/hints", "http://raw.test/hints"] {
+            let out = world.sh(&format!("curl -sS -i --suppress-connect-headers --http1.1 {url}")).success().out();
+            let heads: Vec<&str> = out.lines().filter(|line| line.starts_with("HTTP/1.1 ")).map(str::trim).collect();
+            let expected: &[&str] = match (inspect, url.starts_with("https")) {
+                // In a tunnel everything passes as it is.
+                ("needed", true) => &["HTTP/1.1 103 Early Hints", "HTTP/1.1 100 Continue", "HTTP/1.1 200 OK"],
+                _ => &["HTTP/1.1 103 Early Hints", "HTTP/1.1 200 OK"],
+            };
+            assert_eq!(heads, expected, "{inspect} {url}: {out}");
+            assert!(out.to_lowercase().contains("link: </a>; rel=preload"), "{inspect} {url}: {out}");
+        }
     });
+}
+
+#[test]
+fn a_body_that_is_held_back_goes_when_the_origin_wants_it() {
+    both(|world, inspect| {
+        // An origin that refuses at once never gets the body.
+        std::fs::write(
+            world.internet("raw-answer"),
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno",
+        )
+        .expect("write a file");
+        let script = "head -c 2000000 /dev/zero >body; for n in 1 2 3 4 5; do curl -sS -o /dev/null --http1.1 --expect100-timeout 10 \
+            -H 'Expect: 100-continue' -T body -w '%{http_code} %{size_upload} %{exitcode}\\n' https://raw.test/upload; done";
+        let out = world.sh(script).out();
+        assert_eq!(out.lines().collect::<Vec<_>>(), ["401 0 0"; 5], "{inspect}: {out}");
+        // One that says nothing gets it after a while.
+        std::fs::write(world.internet("raw-answer"), "").expect("write a file");
+        let silent = world.start(&[], &["sh", "-c", "curl -sS --http1.1 -m 8 --expect100-timeout 10 -H 'Expect: 100-continue' -d 'the body came' https://raw.test/silent; true"]);
+        eventually("the body came without a word of the origin", 3 * SOON, || {
+            std::fs::read_dir(world.internet("")).expect("a directory").flatten().any(|entry| {
+                entry.file_name().to_string_lossy().starts_with("raw-")
+                    && String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap_or_default())
+                        .contains("the body came")
+            }) || inspect == "needed"
+        });
+        silent.wait();
+    });
+}
+
+#[test]
+fn a_kept_connection_and_a_slow_head_have_times_of_their_own() {
+    let Some(world) = World::new() else { return };
+    world.config("inspect = \"all\"\nheader_timeout = \"1s\"\nidle_timeout = \"4s\"\n");
+    let script = "
+def closed_after(stream, before, after=b''):
+    stream.settimeout(12)
+    stream.sendall(before)
+    data, begun = b'', time.time()
+    while True:
+        piece = stream.recv(65536)
+        if not piece: return time.time() - begun
+        if not data:
+            begun = time.time()
+            if after: stream.sendall(after)
+        data += piece
+keep = b'GET /ok HTTP/1.1\\r\\nHost: %s\\r\\n\\r\\n'
+tell('idle tls', str(closed_after(proxied('a.test'), keep % b'a.test')))
+tell('idle plain', str(closed_after(tcp('b.test', 80), keep % b'b.test')))
+tell('idle proxy', str(closed_after(tcp('127.0.0.1', 3128), b'GET http://b.test/ok HTTP/1.1\\r\\nHost: b.test\\r\\n\\r\\n')))
+tell('head', str(closed_after(proxied('a.test'), keep % b'a.test', b'GET /')))
+tell('tunnel', str(closed_after(proxied('a.test'), b'GET /slow?ms=6000 HTTP/1.1\\r\\nHost: a.test\\r\\nConnection: close\\r\\n\\r\\n')))
+";
+    let found = answers(&world.python(&[], script).success().out());
+    let seconds = |name: &str| found[name].parse::<f64>().expect("seconds");
+    for name in ["idle tls", "idle plain", "idle proxy"] {
+        assert!((3.5..9.0).contains(&seconds(name)), "{found:?}");
+    }
+    assert!(seconds("head") < 3.5, "{found:?}");
 }
 
 const SOCKET: &str = r#"

@@ -4,17 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use nix::sys::socket::SockaddrLike;
+use nix::sys::socket::{AddressFamily, SockaddrLike};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::netlink::{self, Route};
 use crate::policy::{Host, Policy};
-
-/// A port for a socket that sends nothing (RFC 863).
-const DISCARD: u16 = 9;
 
 /// Why a host could not be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,18 +157,17 @@ fn judge_v6(address: Ipv6Addr, own: &BTreeSet<IpAddr>) -> Result<(), &'static st
     }
 }
 
-/// Whether the kernel would deliver to this machine itself what is sent there:
-/// a route can make an address local that no interface has (ip-route(8),
-/// `local`). A connected UDP socket asks for the route and sends nothing; the
-/// source of a way to oneself is the destination.
+/// Whether the kernel would deliver to this machine itself, or to everybody near
+/// it, what is sent there: a route can make an address local that no interface
+/// has (ip-route(8), `local`). Without a route there is no way to anybody.
 fn leads_here(address: IpAddr) -> bool {
-    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((address, DISCARD))?;
-        socket.local_addr()
-    });
-    // Without a route there is no way to anybody.
-    source.is_ok_and(|source| source.ip().to_canonical() == address.to_canonical())
+    let address = address.to_canonical();
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let route = Route { family, to: Some(address), kind: [0; 4], attributes: &[] };
+    let kind = netlink::ask(libc::RTM_GETROUTE, 0, route);
+    kind.is_ok_and(|kind| {
+        [libc::RTN_LOCAL, libc::RTN_BROADCAST, libc::RTN_ANYCAST, libc::RTN_MULTICAST].contains(&kind)
+    })
 }
 
 /// The addresses of this machine's interfaces, as they are now (getifaddrs(3)).
@@ -181,8 +178,8 @@ fn own_addresses() -> BTreeSet<IpAddr> {
     interfaces
         .filter_map(|interface| interface.address)
         .filter_map(|address| match address.family()? {
-            nix::sys::socket::AddressFamily::Inet => address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())),
-            nix::sys::socket::AddressFamily::Inet6 => address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())),
+            AddressFamily::Inet => address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())),
+            AddressFamily::Inet6 => address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())),
             _ => None,
         })
         .collect()

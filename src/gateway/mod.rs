@@ -5,6 +5,7 @@
 //! event loop of its own: what one run does cannot hold up another, and what
 //! arrives on a listener came from that run. Runs share the store only.
 
+mod answer;
 mod approval;
 mod authority;
 mod body;
@@ -16,6 +17,7 @@ mod frames;
 mod greedy;
 mod headers;
 mod inject;
+mod interim;
 mod names;
 mod onecli;
 mod patient;
@@ -73,7 +75,7 @@ use crate::vault::{Master, Vault};
 const CONNECTIONS: usize = 128;
 /// Requests of a run that may wait for a person at once, each with up to 1 MiB
 /// of its body.
-const HELD: usize = 16;
+const HELD: usize = 8;
 /// Threads for name lookups and the store.
 const BLOCKING_THREADS: usize = 8;
 /// Real name lookups at once, for runs with a network of their own.

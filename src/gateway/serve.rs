@@ -87,8 +87,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 /// Serves a connection to the proxy.
 pub async fn proxy(stream: impl Stream, shared: Arc<Shared>, place: Place) {
     let (phase, patient) = patient(stream, &shared);
-    let on_request = service_fn(move |request: Request<Incoming>| {
+    let on_request = service_fn(move |mut request: Request<Incoming>| {
         phase.busy();
+        request.extensions_mut().insert(phase.clone());
         let tunnel = request.method() == Method::CONNECT;
         let answer = proxied(request, Arc::clone(&shared), Arc::clone(&place));
         let phase = phase.clone();
@@ -286,8 +287,9 @@ async fn refuse_tls(stream: impl Stream, host: &Host, to: &Destination, refusal:
 async fn http(stream: impl Stream, scope: Scope, shared: Arc<Shared>) {
     let scope = Arc::new(scope);
     let (phase, patient) = patient(stream, &shared);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         phase.busy();
+        request.extensions_mut().insert(phase.clone());
         let answer = forward::answer(request, Arc::clone(&scope), Arc::clone(&shared));
         let phase = phase.clone();
         async move { answer.await.map(|answer| phase.until_the_end_of(answer)) }

@@ -7,11 +7,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Context, Result};
+use crate::netlink::{self, Route};
 use crate::plan::{Listener, Opened, Transport};
-use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
-    recv, sendto, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 
 /// Connections that may wait for the gateway; the kernel caps it at
@@ -85,34 +84,11 @@ fn open_one(transport: Transport, address: SocketAddr) -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// One RTM_NEWROUTE request (rtnetlink(7)): type local, table local, to
-/// everywhere, by the loopback.
+/// Type local, in the table local, to everywhere, by the loopback.
 fn add_local_route(family: AddressFamily) -> io::Result<()> {
     const LOOPBACK: u32 = 1;
-    let family = u8::try_from(family as i32).unwrap_or_default();
-    let mut request = Vec::with_capacity(36);
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    request.extend(36u32.to_ne_bytes());
-    request.extend(libc::RTM_NEWROUTE.to_ne_bytes());
-    request.extend(u16::try_from(flags).unwrap_or_default().to_ne_bytes());
-    request.extend([0; 8]);
-    // struct rtmsg: family, lengths of destination and source, tos, table,
-    // protocol, scope, type, flags.
-    let (table, protocol) = (libc::RT_TABLE_LOCAL, libc::RTPROT_BOOT);
-    request.extend([family, 0, 0, 0, table, protocol, libc::RT_SCOPE_HOST, libc::RTN_LOCAL]);
-    request.extend([0; 4]);
-    request.extend(8u16.to_ne_bytes());
-    request.extend(libc::RTA_OIF.to_ne_bytes());
-    request.extend(LOOPBACK.to_ne_bytes());
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut answer = [0u8; 512];
-    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // NLMSG_ERROR: the header's 16 bytes, then the errno, negative, 0 for success.
-    let errno = answer.get(16..20).filter(|_| length >= 20).and_then(|bytes| bytes.try_into().ok());
-    match errno.map(i32::from_ne_bytes) {
-        Some(0) => Ok(()),
-        Some(errno) => Err(Errno::from_raw(-errno).into()),
-        None => Err(io::Error::other("the kernel's answer was cut short")),
-    }
+    let kind = [libc::RT_TABLE_LOCAL, libc::RTPROT_BOOT, libc::RT_SCOPE_HOST, libc::RTN_LOCAL];
+    let attributes = [(libc::RTA_OIF, LOOPBACK.to_ne_bytes())];
+    let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    netlink::ask(libc::RTM_NEWROUTE, flags, Route { family, to: None, kind, attributes: &attributes }).map(drop)
 }

@@ -114,6 +114,8 @@ addr add 2606:4700:ffff::1/64 dev net0 nodad
 link set net0 up
 route add default via 198.51.100.2
 route add ::/0 via 2606:4700:ffff::2
+route add local 203.0.113.201 dev lo
+route add local 2606:4700::9999 dev lo
 END
 
 # The origins out there, and one on the host itself, which no agent may reach.
