@@ -174,9 +174,17 @@ fn the_record_has_a_line_for_each_request_and_no_query_body_or_value() {
     ] {
         fs::write(&file, changed).expect("write");
         assert_ne!(world.call(&["log", &run, "--verify"]).code, 0);
+        let all = world.call(&["log", "--verify"]);
+        assert!(
+            all.code == 1 && all.out().lines().any(|line| line.starts_with(&run) && line.contains("broken")),
+            "{}",
+            all.out()
+        );
     }
     fs::write(&file, &text).expect("write");
     world.call(&["log", &run, "--verify"]).success();
+    let all = world.call(&["log", "--verify"]).success().out();
+    assert!(all.lines().any(|line| line.starts_with(&run) && line.contains("intact")), "{all}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `belljar log`.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,8 +25,9 @@ const HEADER: [&str; 9] = ["TIME", "STATUS", "METHOD", "OUT", "IN", "MS", "RULE"
 /// Show what a run asked the gateway for, live or past.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Id of the run, the beginning of one, or its name
-    run: String,
+    /// Id of the run, the beginning of one, or its name; --verify takes all runs without
+    #[arg(required_unless_present = "verify")]
+    run: Option<String>,
     /// As JSON, one line each, as recorded
     #[arg(long)]
     json: bool,
@@ -92,10 +94,15 @@ impl Arguments {
     /// Prints or checks the record.
     pub fn execute(self) -> Result<u8> {
         let (_, dirs) = surroundings()?;
-        let run = Run::find(&dirs, &self.run)?;
+        let Some(run) = &self.run else {
+            return check_all(&dirs);
+        };
+        let run = Run::find(&dirs, run)?;
         let path = record::path(&dirs, &run.id);
         if self.verify {
-            return check(&dirs, &run, &path);
+            let (code, text) = check(&dirs, &run, &path)?;
+            print(&format!("{}\n", printable(&text)))?;
+            return Ok(code);
         }
         let form = if self.json { Form::Json } else { Form::Text };
         show(&dirs, &run, &path, self.follow.then_some(PERIOD), form)
@@ -215,12 +222,34 @@ fn columns([time, status, method, out, back, ms, rule, secret, place]: [&str; 9]
     format!("{time:<24}  {status:<6}  {method:<7} {out:>10} {back:>10} {ms:>8}  {rule:<16} {secret:<16} {place}")
 }
 
-fn check(dirs: &Dirs, run: &Run, path: &Path) -> Result<u8> {
+/// Every run that has left a receipt or a record; 1 when one is broken.
+fn check_all(dirs: &Dirs) -> Result<u8> {
+    let entries = std::fs::read_dir(dirs.receipts()).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let ids: BTreeSet<String> = names
+        .filter_map(|name| {
+            let id = name.strip_suffix(".requests.jsonl").or_else(|| name.strip_suffix(".json"))?;
+            Some(id.to_owned())
+        })
+        .collect();
+    let mut worst = 0;
+    for id in ids {
+        // One that cannot be read is broken, and the others are looked at still.
+        let checked = Run::find(dirs, &id).and_then(|run| check(dirs, &run, &record::path(dirs, &run.id)));
+        let (code, text) = checked.unwrap_or_else(|error| (1, format!("broken: {}", error.what)));
+        worst = worst.max(code);
+        print(&format!("{}  {}\n", printable(&id), printable(&text)))?;
+    }
+    Ok(worst)
+}
+
+/// Exit code and what there is to say.
+fn check(dirs: &Dirs, run: &Run, path: &Path) -> Result<(u8, String)> {
     let mut attempts = 0;
     let (finding, live) = loop {
         let live = run.is_live(dirs)?;
         let Some(mut file) = open(path)? else {
-            return missing(run, path);
+            return Ok(missing(run, path));
         };
         let mut text = Vec::new();
         file.read_to_end(&mut text).step(|| format!("read {}", path.display()))?;
@@ -232,7 +261,7 @@ fn check(dirs: &Dirs, run: &Run, path: &Path) -> Result<u8> {
         }
         thread::sleep(Duration::from_millis(100));
     };
-    let (code, text) = match finding {
+    Ok(match finding {
         Finding::Intact(head) if run.status == "ended" && run.head.is_none() => {
             let line = head.count + 1;
             (
@@ -257,24 +286,15 @@ fn check(dirs: &Dirs, run: &Run, path: &Path) -> Result<u8> {
             (0, format!("intact as far as it goes: {} requests; there is no end: {why}", head.count))
         }
         Finding::Broken { line, how, why } => (1, format!("broken at line {line}: {how}: {why}")),
-    };
-    print(&format!("{}\n", printable(&text)))?;
-    Ok(code)
+    })
 }
 
-fn missing(run: &Run, path: &Path) -> Result<u8> {
+fn missing(run: &Run, path: &Path) -> (u8, String) {
     match &run.head {
-        None => {
-            print("no requests were recorded\n")?;
-            Ok(0)
-        }
+        None => (0, "no requests were recorded".to_owned()),
         Some(head) => {
-            print(&format!(
-                "broken at line 1: truncated: {} is missing; the receipt counts {} requests\n",
-                path.display(),
-                head.count
-            ))?;
-            Ok(1)
+            let (path, count) = (path.display(), head.count);
+            (1, format!("broken at line 1: truncated: {path} is missing; the receipt counts {count} requests"))
         }
     }
 }

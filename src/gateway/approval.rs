@@ -85,6 +85,7 @@ struct Withdraw {
     store: Arc<Store>,
     id: String,
     armed: bool,
+    exchange: Arc<Exchange>,
 }
 
 impl Drop for Withdraw {
@@ -92,6 +93,12 @@ impl Drop for Withdraw {
         if self.armed {
             // One short write; the event loop can bear it.
             let _ = self.store.cancel(&self.id, "the agent went away");
+            let id = self.id.clone();
+            self.exchange.note(|entry| {
+                if let Some((_, State::Pending)) = entry.approval {
+                    entry.approval = Some((id, State::Cancelled));
+                }
+            });
         }
     }
 }
@@ -166,7 +173,8 @@ pub async fn hold(
         Err(error) => return Err(unavailable("list of approvals", &error)),
     };
     let id = approval.id.clone();
-    let mut withdraw = Withdraw { store: Arc::clone(&shared.store), id: id.clone(), armed: true };
+    let mut withdraw =
+        Withdraw { store: Arc::clone(&shared.store), id: id.clone(), armed: true, exchange: Arc::clone(exchange) };
     exchange.note(|entry| entry.approval = Some((id.clone(), State::Pending)));
     if !shared.approval_command.is_empty() {
         // The request waits also when nobody could be told.

@@ -149,7 +149,8 @@ async fn pass(
     let mut judged = understand(&request, scope)?;
     exchange.note(|entry| {
         entry.host = Some(judged.host.to_string());
-        entry.path = Some(judged.path.to_string());
+        // A secret that the agent has come by elsewhere is no part of a record.
+        entry.path = Some(shared.secrets.needles().mask_text(judged.path.as_str()).0);
     });
     let choice = match judged.scheme {
         Scheme::Https => shared.secrets.choose(&judged.host, judged.port, &judged.path)?,
@@ -365,7 +366,9 @@ fn wants_websocket(request: &Request<Incoming>) -> Result<bool, Refusal> {
     if asked && request.method() != Method::GET {
         return Err(Refusal::malformed("a WebSocket begins with GET"));
     }
-    Ok(asked && request.version() == Version::HTTP_11)
+    let connection = request.headers().get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let listed = connection.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case("upgrade"));
+    Ok(asked && listed && request.version() == Version::HTTP_11)
 }
 
 fn target(judged: &Judged) -> Result<Uri, Refusal> {

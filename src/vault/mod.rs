@@ -100,8 +100,12 @@ impl Vault {
     /// The master key, asked for on the terminal where it is behind a
     /// passphrase and no file has that.
     pub fn master(&self, missing: IfMissing) -> Result<Master> {
-        if missing == IfMissing::Refuse && !self.source.exists() {
-            return Err(self.source.missing().hint("belljar secret add makes the first one"));
+        if !self.source.exists() {
+            let document = Document::read(&self.path())?;
+            self.refuse_another(&document)?;
+            if missing == IfMissing::Refuse {
+                return Err(self.source.missing().hint("belljar secret add makes the first one"));
+            }
         }
         let given = self.source.ask()?;
         let _lock = match missing {
@@ -115,18 +119,28 @@ impl Vault {
         lock(&self.directory(), how)
     }
 
+    /// A new key would open nothing of what is there.
+    fn refuse_another(&self, document: &Document) -> Result<()> {
+        let authority = self.authority_path();
+        let secrets = document.key_id().is_some().then(|| self.path()).filter(|path| path.exists());
+        let Some(sealed) = secrets.or_else(|| Some(authority).filter(|path| path.exists())) else {
+            return Ok(());
+        };
+        // Another process may have made both meanwhile, the key first.
+        if self.source.exists() {
+            return Ok(());
+        }
+        Err(self.source.missing().because(format!("{} is sealed with one", sealed.display())).hint(format!(
+            "bring the key back, or put [vault] key and key_file of config.toml back as they were; \
+             without the key what {} holds is lost: remove it, and start over",
+            sealed.display()
+        )))
+    }
+
     /// The master key; the caller holds the lock.
     fn load(&self, given: Option<&Passphrase>, missing: IfMissing, document: &Document) -> Result<Master> {
         if !self.source.exists() {
-            // A new key would open nothing of what is there.
-            let sealed = [self.path(), self.authority_path()].into_iter().find(|path| path.exists());
-            if let Some(sealed) = sealed.filter(|_| document.key_id().is_some() || self.authority_path().exists()) {
-                return Err(self
-                    .source
-                    .missing()
-                    .because(format!("{} is sealed with one", sealed.display()))
-                    .hint(format!("bring the key back, or remove {} and start over", sealed.display())));
-            }
+            self.refuse_another(document)?;
             if missing == IfMissing::Refuse {
                 return Err(self.source.missing());
             }

@@ -312,6 +312,8 @@ const GITLAB: Preset = Preset {
         deny("/api/v4/projects/*/pipelines/*/variables*"),
         deny("/api/v4/projects/*/pipeline_schedules/*"),
         deny("/api/v4/projects/*/secure_files*"),
+        // Answers a short-lived token.
+        deny("/api/v4/code_suggestions/direct_access*"),
         // The instance: settings hold the registration token and passwords.
         deny("/api/v4/admin*"),
         deny("/api/v4/application/*"),

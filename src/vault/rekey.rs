@@ -36,6 +36,7 @@ impl Vault {
     /// key for systemd, or the new passphrase.
     pub fn change_key(&self, file: Option<&Path>) -> Result<Changed> {
         if !self.source.exists() {
+            self.refuse_another(&Document::read(&self.path())?)?;
             return Err(self.source.missing().hint("belljar secret add makes the first one"));
         }
         let given = self.source.ask()?;
