@@ -181,8 +181,9 @@ pub async fn hold(
         if let Err(error) = store::notify(&shared.approval_command, &approval) {
             eprintln!("{error}");
         }
-        drop(approval);
     }
+    // With its copy of the body.
+    drop(approval);
     // The store keeps the deadline: its word is also the one that the person gets.
     let state = loop {
         let (store, asked) = (Arc::clone(&shared.store), id.clone());

@@ -102,6 +102,16 @@ impl Judged {
     }
 }
 
+/// A method for the record; one that is longer is refused anyway.
+pub fn shown(method: &Method) -> String {
+    const LONGEST: usize = 32;
+    // A method is ASCII (RFC 9110, 5.6.2).
+    match method.as_str().get(..LONGEST + 1) {
+        Some(_) => format!("{}…", &method.as_str()[..LONGEST]),
+        None => method.to_string(),
+    }
+}
+
 /// Answers one request of the agent.
 pub async fn answer(
     request: Request<Incoming>,
@@ -109,7 +119,7 @@ pub async fn answer(
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, Infallible> {
     let entry = Entry {
-        method: Some(request.method().to_string()),
+        method: Some(shown(request.method())),
         scheme: Some(scope.scheme.name().to_owned()),
         host: scope.host.as_ref().map(Host::to_string),
         port: Some(scope.port),

@@ -193,7 +193,9 @@ impl<S: AsyncWrite + Unpin> Patient<S> {
     fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.begun.is_empty() {
             let mut interim = self.phase.interim();
-            interim.1 = Some(context.waker().clone());
+            if !interim.1.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                interim.1 = Some(context.waker().clone());
+            }
             if !self.flushed || interim.0.is_empty() {
                 return Poll::Ready(Ok(()));
             }

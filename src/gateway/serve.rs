@@ -108,7 +108,7 @@ pub async fn proxy(stream: impl Stream, shared: Arc<Shared>, place: Place) {
 async fn proxied(request: Request<Incoming>, shared: Arc<Shared>, place: Place) -> Result<Response<Body>, Infallible> {
     let refused = |refusal: Refusal| {
         let entry = Entry {
-            method: Some(request.method().to_string()),
+            method: Some(forward::shown(request.method())),
             action: Some(refusal.code.to_owned()),
             reason: Some(shared.secrets.needles().mask_text(&refusal.reason).0),
             status: Some(refusal.status.as_u16()),

@@ -35,7 +35,7 @@ impl Coding {
 }
 
 /// The body `B` decoded. What has come is decoded and goes on at once, at most
-/// 64 KiB at a time, however much it expands to. Trailers pass. The head must
+/// 16 KiB at a time, however much it expands to. Trailers pass. The head must
 /// lose Content-Encoding, Content-Length and what names the coded bytes (ETag,
 /// Digest, Accept-Ranges).
 pub struct Decoded<B> {

@@ -7,7 +7,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 use hyper::body::{Buf, Bytes};
 
 /// The most that one step gives, in bytes.
-const STEP: usize = 64 * 1024;
+const STEP: usize = 16 * 1024;
 
 /// Why a body cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Inflater {
     }
 
     fn data(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, Broken> {
-        // Room for what text usually makes; a small chunk shall not cost 64 KiB.
+        // Room for what text usually makes; a small chunk shall not cost all of it.
         let mut out = Vec::with_capacity(input.len().saturating_mul(8).clamp(1024, STEP));
         let before = self.inflate.total_in();
         let status = self.inflate.decompress_vec(input, &mut out, FlushDecompress::None);
