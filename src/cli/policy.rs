@@ -5,9 +5,13 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde_json::json;
 
 use super::{print, surroundings};
-use crate::config::{Dirs, Groups, MAIN};
+use crate::config::{Config, Dirs, Groups, MAIN};
 use crate::error::{Context, Error, Result, printable};
-use crate::policy::{Action as Outcome, DefaultAction, NormalPath, Policy, Query, Rule, Severity, Target, check};
+use crate::gateway::{Endpoints, endpoint_reason, judge_literal};
+use crate::policy::{
+    Action as Outcome, Decision, DefaultAction, NormalPath, Policy, Problem, Query, Rule, Severity, Target, check,
+};
+use crate::vault::Vault;
 
 /// Show, check and try the rules of what may leave.
 #[derive(Debug, Args)]
@@ -156,16 +160,34 @@ impl Test {
     fn execute(self, dirs: &Dirs) -> Result<u8> {
         let policy = load(dirs)?;
         let group = Groups::new(dirs).find(&self.group)?.name;
-        let wrong = |problem: &dyn std::fmt::Display| {
-            Error::usage(format!("`{}` cannot be judged: {problem}", self.url))
-                .hint("the gateway refuses such a request; write for example https://api.example/v1/items")
+        // A fragment is not sent (RFC 9110, 4.2.5).
+        let url = self.url.split('#').next().unwrap_or_default();
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let no_url = if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            Some("it is neither http:// nor https://")
+        } else if authority.is_empty() {
+            Some("there is no host")
+        } else if authority.contains('@') {
+            Some("a user is sent in a header, not in the address")
+        } else {
+            None
         };
-        let target = Target::parse(&self.url).map_err(|problem| wrong(&problem))?;
-        let path = NormalPath::normalise(target.path).map_err(|problem| wrong(&problem))?;
+        if let Some(why) = no_url {
+            return Err(Error::usage(format!("`{}` cannot be judged: {why}", self.url))
+                .hint("write for example https://api.example/v1/items"));
+        }
         let now = self.at.map_or_else(Zoned::now, |at| at.to_zoned(TimeZone::system()));
+        let target = Target::parse(url);
+        let path = target.as_ref().map_err(Clone::clone).and_then(|target| NormalPath::normalise(target.path));
+        let (target, path) = match (target, path) {
+            (Ok(target), Ok(path)) => (target, path),
+            (_, Err(problem)) | (Err(problem), _) => return self.refused_as_malformed(&problem),
+        };
         let host = &target.authority.host;
         let query = Query { group: group.as_str(), method: &self.method, host, path: &path, now: &now };
-        let decision = policy.decide(&query);
+        let decision =
+            self.beyond_rules(&query, target.port(), &policy, dirs)?.unwrap_or_else(|| policy.decide(&query));
         let rule = decision.rule.as_ref().and_then(|name| policy.rules.iter().find(|rule| rule.name == *name));
         let code = u8::from(decision.action == Outcome::Deny);
         if self.json {
@@ -175,13 +197,23 @@ impl Test {
             }))?;
             return Ok(code);
         }
+        let by = match (rule, &decision.rule) {
+            (Some(rule), _) => format!("{} (line {})", rule.name, rule.line),
+            (None, name) => name.as_deref().map_or_else(|| "none".to_owned(), printable),
+        };
         let mut lines = vec![
             ("action", decision.action.to_string()),
-            ("rule", rule.map_or_else(|| "none".to_owned(), |rule| format!("{} (line {})", rule.name, rule.line))),
+            ("rule", by),
             ("reason", printable(&decision.reason)),
             ("host", format!("{host}, port {}", target.port())),
             ("path", path.to_string()),
         ];
+        if host.ip().is_none() && decision.action != Outcome::Deny {
+            lines.push((
+                "address",
+                "judged when the name is resolved: only public ones, and [[allow_private]]".to_owned(),
+            ));
+        }
         if target.query.is_some() {
             lines.push(("query", "not judged".to_owned()));
         }
@@ -196,5 +228,50 @@ impl Test {
         let text: String = lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();
         print(&text)?;
         Ok(code)
+    }
+
+    /// What the gateway refuses whatever the rules say, as far as it can be known
+    /// without the network.
+    fn beyond_rules(&self, query: &Query<'_>, port: u16, policy: &Policy, dirs: &Dirs) -> Result<Option<Decision>> {
+        let refused = |rule: Option<String>, reason: String, hint: &str| {
+            let hint = hint.to_owned();
+            Ok(Some(Decision { action: Outcome::Deny, rule, rate: None, reason, hint }))
+        };
+        let Query { method, host, path, group, .. } = query;
+        if matches!(*method, "TRACE" | "CONNECT") {
+            let reason = format!("the gateway refuses {method}: it shows a request's own headers, or opens a tunnel");
+            return refused(None, reason, "");
+        }
+        let vault = Vault::new(dirs, &Config::load(&dirs.config_file())?.vault);
+        let records = vault.records()?;
+        let own = records.iter().filter(|record| record.groups.iter().any(|name| name == group));
+        if let Some(secret) = Endpoints::of(own)?.denied_by(host, method, path) {
+            let reason = endpoint_reason(method, path, host, secret);
+            return refused(Some(format!("preset of secret {secret}")), reason, "a person can do this outside belljar");
+        }
+        // The rules come first: the address is judged when it is dialled.
+        if policy.decide(query).action == Outcome::Deny {
+            return Ok(None);
+        }
+        match judge_literal(host, port, policy) {
+            Ok(()) => Ok(None),
+            Err(reason) => refused(
+                None,
+                reason,
+                &format!("a person can add to policy.toml:\n[[allow_private]]\nhost = \"{host}\"\nport = {port}"),
+            ),
+        }
+    }
+
+    fn refused_as_malformed(&self, problem: &Problem) -> Result<u8> {
+        let reason = printable(&format!("the gateway refuses it as malformed: {problem}"));
+        if self.json {
+            rendered(
+                &json!({ "group": self.group, "method": self.method, "decision": { "action": "deny", "reason": reason } }),
+            )?;
+        } else {
+            print(&format!("{:<10} deny\n{:<10} none\n{:<10} {reason}\n", "action", "rule", "reason"))?;
+        }
+        Ok(1)
     }
 }

@@ -42,6 +42,19 @@ pub async fn judge_for_another(host: &Host, port: u16, policy: &Policy, patience
     }
 }
 
+/// Judges a host that is an address, without asking anybody but this machine;
+/// why it would not be dialled.
+pub fn judge_literal(host: &Host, port: u16, policy: &Policy) -> Result<(), String> {
+    let Some(address) = host.ip().filter(|_| !policy.allows_private(host, port)) else {
+        return Ok(());
+    };
+    match judge(address, &own_addresses()) {
+        Ok(()) if leads_here(address) => Err("an address of this machine, by its routes"),
+        verdict => verdict,
+    }
+    .map_err(|why| format!("{address} is {why}"))
+}
+
 /// Resolves by the system's resolver, judges, and connects.
 pub async fn dial(host: &Host, port: u16, policy: &Policy, patience: Duration) -> Result<TcpStream, DialError> {
     let deadline = Instant::now() + patience;

@@ -6,10 +6,11 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::endpoints::{self, Endpoints, not_understood};
 use super::forward::Scheme;
 use super::redact::Needles;
 use super::refusal::Refusal;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::policy::{Coverage, Host, HostPattern, NormalPath, PathPattern, Problem};
 use crate::vault::{Injection, Record, Secret};
 
@@ -19,12 +20,12 @@ pub struct Secrets {
     needles: Needles,
     /// Something that every host could send back: OneCLI's token.
     everywhere: bool,
+    endpoints: Endpoints,
 }
 
 struct Armed {
     secret: Secret,
     bindings: Vec<Bound>,
-    denied: Vec<Denied>,
 }
 
 struct Bound {
@@ -33,12 +34,6 @@ struct Bound {
     path: PathPattern,
     injection: Injection,
     strip: Vec<HeaderName>,
-}
-
-struct Denied {
-    host: HostPattern,
-    methods: Vec<String>,
-    path: PathPattern,
 }
 
 /// The secrets that one request gets.
@@ -51,6 +46,7 @@ impl Secrets {
     /// Prepares the secrets; a binding that cannot be understood is an error.
     /// `more` is to be masked as well.
     pub fn new(secrets: Vec<Secret>, more: &[Zeroizing<Vec<u8>>]) -> Result<Self> {
+        let endpoints = Endpoints::of(secrets.iter().map(|secret| &secret.record))?;
         let armed = secrets.into_iter().map(arm).collect::<Result<Vec<_>>>()?;
         let mut values: Vec<Zeroizing<Vec<u8>>> = more.to_vec();
         for one in &armed {
@@ -65,7 +61,7 @@ impl Secrets {
             }
         }
         let needles = Needles::new(values.iter().map(|value| value.as_slice()));
-        Ok(Self { armed, needles, everywhere: !more.is_empty() })
+        Ok(Self { armed, needles, everywhere: !more.is_empty(), endpoints })
     }
 
     /// Whether a secret may go to the host: its answers are had in a form in
@@ -92,27 +88,14 @@ impl Secrets {
 
     /// Refuses an endpoint that would mint or show credentials.
     pub fn check_endpoint(&self, host: &Host, method: &str, path: &NormalPath) -> Result<(), Refusal> {
-        for one in &self.armed {
-            let hit = one.denied.iter().find(|denied| {
-                denied.host.matches(host)
-                    && (denied.methods.is_empty() || denied.methods.iter().any(|known| known == method))
-                    && denied.path.covers(path) != Coverage::Never
-            });
-            if hit.is_some() {
-                let name = &one.secret.record.name;
-                return Err(Refusal {
-                    rule: Some(format!("preset of secret {name}")),
-                    ..Refusal::denied(
-                        "credential_endpoint",
-                        format!(
-                            "{method} {path} at {host} can make or show credentials, which secret `{name}` must not do"
-                        ),
-                    )
-                    .hint("a person can do this outside belljar")
-                });
+        match self.endpoints.denied_by(host, method, path) {
+            None => Ok(()),
+            Some(name) => Err(Refusal {
+                rule: Some(format!("preset of secret {name}")),
+                ..Refusal::denied("credential_endpoint", endpoints::reason(method, path, host, name))
             }
+            .hint("a person can do this outside belljar")),
         }
-        Ok(())
     }
 
     /// The secrets for a request over verified TLS.
@@ -195,11 +178,7 @@ impl Choice<'_> {
 
 fn arm(secret: Secret) -> Result<Armed> {
     let record: &Record = &secret.record;
-    let bad = |problem: Problem| {
-        Error::refused(format!("secret `{}`", record.name))
-            .because(problem.0)
-            .hint(format!("belljar secret remove {}, then add it again", record.name))
-    };
+    let bad = |problem: Problem| not_understood(record, problem);
     let mut bindings = Vec::new();
     for binding in &record.bindings {
         let strip = binding
@@ -216,15 +195,7 @@ fn arm(secret: Secret) -> Result<Armed> {
             strip,
         });
     }
-    let mut denied = Vec::new();
-    for endpoint in &record.denied {
-        denied.push(Denied {
-            host: HostPattern::parse(&endpoint.host).map_err(bad)?,
-            methods: endpoint.methods.clone(),
-            path: PathPattern::parse(&endpoint.path).map_err(bad)?,
-        });
-    }
-    Ok(Armed { secret, bindings, denied })
+    Ok(Armed { secret, bindings })
 }
 
 /// `user:value` (RFC 7617).

@@ -11,6 +11,7 @@ mod authority;
 mod body;
 mod dial;
 mod dns;
+mod endpoints;
 mod exchange;
 mod forward;
 mod frames;
@@ -47,7 +48,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 
 pub use authority::Files as AuthorityFiles;
+pub use dial::judge_literal;
 pub use dns::Answers;
+pub use endpoints::{Endpoints, reason as endpoint_reason};
 pub use onecli::{Fetched, ParentProxy, fetch};
 pub use roots::Roots;
 pub use shared::Inspection;

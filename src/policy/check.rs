@@ -76,7 +76,7 @@ impl Findings {
     /// An earlier rule is for all that this one is for, whenever it is.
     fn unreachable(&mut self, rule: &Rule, earlier: &[&Rule]) -> bool {
         let Some(first) = earlier.iter().find(|first| includes(first, rule) && lasts(first, rule)) else {
-            return false;
+            return self.unreachable_together(rule, earlier);
         };
         let (name, line, by) = (&rule.name, first.line, &first.name);
         let text = if includes(rule, first) && rule.action != first.action {
@@ -90,6 +90,32 @@ impl Findings {
                 first.action
             )
         };
+        self.error(rule.line, text);
+        true
+    }
+
+    /// Earlier rules are together for all that this one is for: for each method,
+    /// group and time of day there is one.
+    fn unreachable_together(&mut self, rule: &Rule, earlier: &[&Rule]) -> bool {
+        let near: Vec<&Rule> = earlier
+            .iter()
+            .copied()
+            .filter(|first| first.host.includes(&rule.host) && first.path.includes(&rule.path) && outlives(first, rule))
+            .collect();
+        let Some(by) = cells(rule, &near).iter().map(|cell| near.iter().find(|first| cell.is_of(first))).collect()
+        else {
+            return false;
+        };
+        let by: Vec<&&Rule> = by;
+        let mut names: Vec<String> = by.iter().map(|first| format!("`{}` (line {})", first.name, first.line)).collect();
+        names.dedup();
+        names.sort();
+        names.dedup();
+        let text = format!(
+            "rule `{}` is never reached: rules {} are together for all that it is for",
+            rule.name,
+            names.join(", ")
+        );
         self.error(rule.line, text);
         true
     }
@@ -121,8 +147,13 @@ impl Findings {
             DefaultAction::Allow => Action::Allow,
             DefaultAction::Deny => Action::Deny,
         };
-        let differs = |later: &Rule| (later.action != same || later.rate.is_some()) && overlaps(rule, later);
-        if rule.action == same && rule.rate.is_none() && !policy.rules[at + 1..].iter().any(differs) {
+        let differs = |other: &Rule| other.action != same || other.rate.is_some();
+        let later = policy.rules[at + 1..].iter().any(|later| differs(later) && overlaps(rule, later));
+        // A path that is of this rule as it is, and of another one in a looser
+        // reading, is refused as ambiguous, whichever comes first.
+        let near = |other: &Rule| !rule.path.is_any() && differs(other) && other.host.overlaps(&rule.host);
+        let changes = later || policy.rules.iter().any(near);
+        if rule.action == same && rule.rate.is_none() && !changes {
             self.warn(
                 rule.line,
                 format!("rule `{}` has no effect: the default is {same}, and no later rule says otherwise", rule.name),
@@ -178,9 +209,71 @@ fn includes(one: &Rule, other: &Rule) -> bool {
 
 /// Whether the one is in force whenever the other is.
 fn lasts(one: &Rule, other: &Rule) -> bool {
-    let between = one.between.is_none() || one.between == other.between;
-    let until = one.until.is_none_or(|end| other.until.is_some_and(|other| other <= end));
-    between && until
+    (one.between.is_none() || one.between == other.between) && outlives(one, other)
+}
+
+/// Whether the one ends no earlier than the other.
+fn outlives(one: &Rule, other: &Rule) -> bool {
+    one.until.is_none_or(|end| other.until.is_some_and(|other| other <= end))
+}
+
+/// Requests that no rule tells apart but by host and path: `None` stands for
+/// every method, or group, that no rule names.
+struct Cell<'a> {
+    method: Option<&'a str>,
+    group: Option<&'a str>,
+    minute: u16,
+}
+
+impl Cell<'_> {
+    /// Whether the rule is for them.
+    fn is_of(&self, rule: &Rule) -> bool {
+        let method = match (&rule.methods, self.method) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(methods), Some(method)) => methods.iter().any(|known| known.0 == method),
+        };
+        let group = match (&rule.groups, self.group) {
+            (GroupSet::All, _) => true,
+            (GroupSet::Named(_), None) => false,
+            (GroupSet::Named(names), Some(group)) => names.iter().any(|name| name == group),
+        };
+        method && group && rule.between.is_none_or(|window| window.contains_minute(self.minute))
+    }
+}
+
+/// All cells of a rule, as far as the rules near it tell them apart.
+fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Vec<Cell<'a>> {
+    let all = || near.iter().copied().chain([rule]);
+    let mut methods: Vec<Option<&str>> =
+        all().filter_map(|one| one.methods.as_ref()).flatten().map(|method| Some(method.0.as_str())).collect();
+    let mut groups: Vec<Option<&str>> = all()
+        .filter_map(|one| match &one.groups {
+            GroupSet::All => None,
+            GroupSet::Named(names) => Some(names),
+        })
+        .flatten()
+        .map(|name| Some(name.as_str()))
+        .collect();
+    methods.push(None);
+    groups.push(None);
+    // Between two borders nothing changes, so that the first minute stands for all.
+    let mut minutes: Vec<u16> = all().filter_map(|one| one.between).flat_map(|window| window.borders()).collect();
+    minutes.push(0);
+    methods.sort_unstable();
+    methods.dedup();
+    groups.sort_unstable();
+    groups.dedup();
+    minutes.sort_unstable();
+    minutes.dedup();
+    let mut cells = Vec::new();
+    for method in &methods {
+        for group in &groups {
+            cells.extend(minutes.iter().map(|minute| Cell { method: *method, group: *group, minute: *minute }));
+        }
+    }
+    cells.retain(|cell| cell.is_of(rule));
+    cells
 }
 
 fn overlaps(one: &Rule, other: &Rule) -> bool {
@@ -299,6 +392,43 @@ mod tests {
                 && found.iter().zip(&expected).all(|(f, e)| f.0 == e.0 && f.1.contains(e.1));
             assert!(fits, "{rules:?}: {found:?}, not {expected:?}");
         }
+    }
+
+    #[test]
+    fn rules_that_are_together_for_all_that_another_is_for() {
+        let deny = |more: &str| format!("{more}\naction = \"deny\"");
+        let allow = |more: &str| format!("{more}\naction = \"allow\"");
+        let (get, post, both) = ("methods = [\"GET\"]", "methods = [\"POST\"]", "methods = [\"GET\", \"POST\"]");
+        let (main, others) = ("groups = [\"main\"]", "groups = [\"sales\", \"ops\"]");
+        let time = |text: &str| format!("between = \"{text}\"");
+        for (rules, reached) in [
+            (vec![deny(get), deny(post), allow(both)], false),
+            (vec![deny(get), allow(both)], true),
+            (vec![deny(get), deny(post), allow("")], true),
+            (vec![deny(&time("08:00-20:00")), allow(&time("09:00-10:00"))], false),
+            (vec![deny(&time("08:00-20:00")), allow(&time("09:00-20:01"))], true),
+            (vec![deny(&time("08:00-20:00")), deny(&time("20:00-08:00")), allow("")], false),
+            (vec![deny(&time("22:00-06:00")), allow(&time("23:00-05:00"))], false),
+            (vec![deny(&time("22:00-06:00")), allow(&time("05:00-23:00"))], true),
+            (vec![deny(main), deny(others), allow("groups = [\"main\", \"ops\"]")], false),
+            (vec![deny(main), deny(others), allow("")], true),
+            (vec![deny(&format!("{main}\n{get}")), deny(&format!("{others}\n{get}")), deny(post), allow(both)], true),
+            (vec![deny(&format!("{get}\nuntil = 2026-12-01T00:00:00Z")), deny(post), allow(both)], true),
+        ] {
+            let rules: Vec<_> = rules.iter().map(|rule| ("a", rule.as_str())).collect();
+            let found = findings("deny", &rules);
+            let never =
+                found.iter().any(|(severity, text)| *severity == Severity::Error && text.contains("never reached"));
+            assert_eq!(!never, reached, "{rules:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_a_path_ambiguous_has_an_effect() {
+        let deny = ("a", "path = \"/Admin\"\naction = \"deny\"");
+        let allow = ("a", "path = \"/admin\"\naction = \"allow\"");
+        assert!(findings("deny", &[deny, allow]).iter().all(|(_, text)| !text.contains("no effect")));
+        assert!(findings("deny", &[deny]).iter().any(|(_, text)| text.contains("no effect")));
     }
 
     #[test]

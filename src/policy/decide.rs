@@ -159,17 +159,44 @@ fn by_rule(query: &Query<'_>, rule: &Rule) -> Decision {
     Decision { action: rule.action, rule: Some(name.clone()), rate: rule.rate, reason, hint }
 }
 
-/// A rule that lets just this request pass. All parts are checked text without
-/// quotes.
+/// A rule that lets just this request pass, or says that it opens more. All
+/// parts are checked text without quotes.
 fn snippet(query: &Query<'_>) -> String {
     let Query { group, method, host, path, .. } = query;
-    let plain = PathPattern::parse(path.as_str()).is_ok_and(|pattern| {
-        pattern.to_string() == path.as_str() && !path.as_str().contains('*') && pattern.covers(path) == Coverage::Every
-    });
-    let path = if plain { format!("path = \"{path}\"\n") } else { String::new() };
+    let (pattern, more) = pattern_for(path);
+    let path = match more {
+        Opens::JustThis => format!("path = \"{pattern}\""),
+        Opens::More => {
+            format!("path = \"{pattern}\"  # all that begins so: the path itself cannot be written in a rule")
+        }
+    };
     let host = host.to_string();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    format!("[[rule]]\ngroups = [\"{group}\"]\nhost = \"{host}\"\nmethods = [\"{method}\"]\n{path}action = \"allow\"")
+    format!("[[rule]]\ngroups = [\"{group}\"]\nhost = \"{host}\"\nmethods = [\"{method}\"]\n{path}\naction = \"allow\"")
+}
+
+/// What a rule for a path opens.
+#[derive(Debug, PartialEq, Eq)]
+enum Opens {
+    JustThis,
+    More,
+}
+
+/// The path as a pattern, or the longest beginning of it that a rule can say.
+fn pattern_for(path: &NormalPath) -> (String, Opens) {
+    let text = path.as_str();
+    let covers = |pattern: &str| {
+        PathPattern::parse(pattern)
+            .is_ok_and(|parsed| parsed.to_string() == pattern && parsed.covers(path) == Coverage::Every)
+    };
+    if !text.contains('*') && covers(text) {
+        return (text.to_owned(), Opens::JustThis);
+    }
+    // A pattern is plain text up to its last character.
+    let plain = text.find('*').unwrap_or(text.len());
+    let beginnings = (1..=plain).rev().map(|end| format!("{}*", &text[..end]));
+    let longest = beginnings.into_iter().find(|pattern| covers(pattern));
+    (longest.unwrap_or_else(|| "/*".to_owned()), Opens::More)
 }
 
 #[cfg(test)]
@@ -253,6 +280,28 @@ mod tests {
         }
         assert_eq!(decide(&policy, "POST", "api.example/v1/send").rate.map(|rate| rate.count), Some(10));
         assert!(decide(&policy, "GET", "api.example/User/Keys").reason.starts_with("ambiguous path: "));
+    }
+
+    #[test]
+    fn the_rule_that_is_offered_opens_no_more_than_it_says() {
+        for (path, pattern, opens) in [
+            ("/v1/a", "/v1/a", Opens::JustThis),
+            ("/v1/a;b", "/v1/a*", Opens::More),
+            ("/v1/a*b", "/v1/a*", Opens::More),
+            ("/v1/a%23b/c", "/v1/a*", Opens::More),
+            ("/v1/a%253Fb", "/v1/a*", Opens::More),
+            ("/;x", "/*", Opens::More),
+            ("/A b".replace(' ', "%20").as_str(), "/A%20b", Opens::JustThis),
+        ] {
+            let policy = policy("default = \"deny\"");
+            let normal = NormalPath::normalise(path).unwrap();
+            assert_eq!(pattern_for(&normal), (pattern.to_owned(), opens), "{path}");
+            let hint = decide(&policy, "GET", &format!("a.example{path}")).hint;
+            let offered = hint.split_once('\n').unwrap().1;
+            let opened = Policy::parse(&format!("default = \"deny\"\n{offered}"), Path::new("policy.toml")).unwrap();
+            assert_eq!(decide(&opened, "GET", &format!("a.example{path}")).action, Action::Allow, "{offered}");
+            assert_eq!(decide(&opened, "GET", "a.example/other").action == Action::Allow, pattern == "/*", "{offered}");
+        }
     }
 
     #[test]

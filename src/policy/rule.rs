@@ -211,7 +211,16 @@ pub struct Window {
 impl Window {
     /// Whether the local time of day lies in it.
     pub fn contains(&self, now: &Zoned) -> bool {
-        let minute = u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs());
+        self.contains_minute(u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs()))
+    }
+
+    /// Where it begins and ends, in minutes after midnight.
+    pub fn borders(&self) -> [u16; 2] {
+        [self.from, self.to]
+    }
+
+    /// Whether this minute after midnight lies in it.
+    pub fn contains_minute(&self, minute: u16) -> bool {
         if self.from < self.to {
             (self.from..self.to).contains(&minute)
         } else {
@@ -230,7 +239,9 @@ impl TryFrom<String> for Window {
         let read = |text: &str| minutes(text).ok_or_else(|| problem("each time is HH:MM"));
         let (from, to) = (read(from)?, if to == "24:00" { 0 } else { read(to)? });
         if from == to {
-            return Err(problem("begin and end are the same; leave `between` out for the whole day"));
+            return Err(problem(
+                "begin and end are the same, the whole day or no time at all; leave `between` out for the whole day",
+            ));
         }
         Ok(Self { from, to })
     }
