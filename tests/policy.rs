@@ -223,7 +223,7 @@ fn no_spelling_passes_by_a_rule() {
 #[test]
 fn it_says_what_the_gateway_refuses_whatever_the_rules_say() {
     let jar = jar("");
-    finish(jar.belljar(&["secret", "add", "gh", "--preset", "github"]), b"tok-github-0123456789").success();
+    finish(jar.belljar(["secret", "add", "gh", "--preset", "github"].as_slice()), b"tok-github-0123456789").success();
     for (method, url, wanted) in [
         ("POST", "https://api.github.com/user/keys", "preset of secret gh"),
         ("TRACE", "https://a.example/x", "refuses TRACE"),
