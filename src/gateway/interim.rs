@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame};
 use hyper::header::{EXPECT, HeaderMap};
 use hyper::{Request, StatusCode};
 use tokio::time::Sleep;
@@ -112,11 +112,5 @@ impl HttpBody for HeldBack {
         Pin::new(&mut self.inner).poll_frame(context)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+    super::length_of!(inner);
 }

@@ -63,7 +63,7 @@ use serve::Destination;
 use shared::{Place, Shared};
 use times::Times;
 use upstream::{Network, Pools};
-use writes::writes_through;
+use writes::{length_of, writes_through};
 
 use crate::config::{Dirs, GatewayConfig};
 use crate::error::{Context, Error, Result};

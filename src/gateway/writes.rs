@@ -1,4 +1,5 @@
-//! Writing through a stream that changes only how it is read.
+//! What wrappers pass on as it is: the writes of a stream that changes only how it
+//! is read, and the length of a body whose bytes stay the same.
 
 /// The methods of `AsyncWrite`, passed on to a field.
 macro_rules! writes_through {
@@ -39,4 +40,18 @@ macro_rules! writes_through {
     };
 }
 
+/// The methods of `Body` about its length, passed on to a field.
+macro_rules! length_of {
+    ($field:ident) => {
+        fn is_end_stream(&self) -> bool {
+            self.$field.is_end_stream()
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            self.$field.size_hint()
+        }
+    };
+}
+
+pub(super) use length_of;
 pub(super) use writes_through;
