@@ -5,7 +5,7 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde_json::json;
 
 use super::{print, surroundings};
-use crate::config::{Config, Dirs, Groups, MAIN};
+use crate::config::{Config, Dirs, Groups, Inspect, MAIN};
 use crate::error::{Context, Error, Result, printable};
 use crate::gateway::{Endpoints, endpoint_reason, judge_literal};
 use crate::policy::{
@@ -178,16 +178,18 @@ impl Test {
                 .hint("write for example https://api.example/v1/items"));
         }
         let now = self.at.map_or_else(Zoned::now, |at| at.to_zoned(TimeZone::system()));
+        let opened = scheme.eq_ignore_ascii_case("http") || self.is_opened(&policy, dirs)?;
         let target = Target::parse(url);
         let path = target.as_ref().map_err(Clone::clone).and_then(|target| NormalPath::normalise(target.path));
         let (target, path) = match (target, path) {
             (Ok(target), Ok(path)) => (target, path),
+            (Ok(_), Err(_)) if !opened => return self.in_a_tunnel(),
             (_, Err(problem)) | (Err(problem), _) => return self.refused_as_malformed(&problem),
         };
         let host = &target.authority.host;
         let query = Query { group: group.as_str(), method: &self.method, host, path: &path, now: &now };
-        let decision =
-            self.beyond_rules(&query, target.port(), &policy, dirs)?.unwrap_or_else(|| policy.decide(&query));
+        let beyond = beyond_rules(&query, (target.port(), opened), &policy, dirs)?;
+        let decision = beyond.unwrap_or_else(|| policy.decide(&query));
         let rule = decision.rule.as_ref().and_then(|name| policy.rules.iter().find(|rule| rule.name == *name));
         let code = u8::from(decision.action == Outcome::Deny);
         if self.json {
@@ -230,48 +232,68 @@ impl Test {
         Ok(code)
     }
 
-    /// What the gateway refuses whatever the rules say, as far as it can be known
-    /// without the network.
-    fn beyond_rules(&self, query: &Query<'_>, port: u16, policy: &Policy, dirs: &Dirs) -> Result<Option<Decision>> {
-        let refused = |rule: Option<String>, reason: String, hint: &str| {
-            let hint = hint.to_owned();
-            Ok(Some(Decision { action: Outcome::Deny, rule, rate: None, reason, hint }))
+    /// Whether the gateway opens TLS for the group, and sees its requests.
+    fn is_opened(&self, policy: &Policy, dirs: &Dirs) -> Result<bool> {
+        let config = Config::load(&dirs.config_file())?;
+        let has_secret = || -> Result<bool> {
+            let records = Vault::new(dirs, &config.vault).records()?;
+            Ok(records.iter().any(|record| record.groups.contains(&self.group)))
         };
-        let Query { method, host, path, group, .. } = query;
-        if matches!(*method, "TRACE" | "CONNECT") {
-            let reason = format!("the gateway refuses {method}: it shows a request's own headers, or opens a tunnel");
-            return refused(None, reason, "");
-        }
-        let vault = Vault::new(dirs, &Config::load(&dirs.config_file())?.vault);
-        let records = vault.records()?;
-        let own = records.iter().filter(|record| record.groups.iter().any(|name| name == group));
-        if let Some(secret) = Endpoints::of(own)?.denied_by(host, method, path) {
-            let reason = endpoint_reason(method, path, host, secret);
-            return refused(Some(format!("preset of secret {secret}")), reason, "a person can do this outside belljar");
-        }
-        // The rules come first: the address is judged when it is dialled.
-        if policy.decide(query).action == Outcome::Deny {
-            return Ok(None);
-        }
-        match judge_literal(host, port, policy) {
-            Ok(()) => Ok(None),
-            Err(reason) => refused(
-                None,
-                reason,
-                &format!("a person can add to policy.toml:\n[[allow_private]]\nhost = \"{host}\"\nport = {port}"),
-            ),
-        }
+        Ok(config.gateway.inspect == Inspect::All || policy.needs_inspection(&self.group) || has_secret()?)
+    }
+
+    fn in_a_tunnel(&self) -> Result<u8> {
+        let reason = "it passes in a tunnel that is not opened: no rule or secret needs to see the group's requests";
+        self.say_short("allow", reason).map(|()| 0)
     }
 
     fn refused_as_malformed(&self, problem: &Problem) -> Result<u8> {
-        let reason = printable(&format!("the gateway refuses it as malformed: {problem}"));
+        self.say_short("deny", &printable(&format!("the gateway refuses it as malformed: {problem}"))).map(|()| 1)
+    }
+
+    fn say_short(&self, action: &str, reason: &str) -> Result<()> {
         if self.json {
-            rendered(
-                &json!({ "group": self.group, "method": self.method, "decision": { "action": "deny", "reason": reason } }),
-            )?;
-        } else {
-            print(&format!("{:<10} deny\n{:<10} none\n{:<10} {reason}\n", "action", "rule", "reason"))?;
+            let decision = json!({ "action": action, "rule": null, "rate": null, "reason": reason, "hint": "" });
+            return rendered(&json!({ "group": self.group, "method": self.method, "decision": decision })).map(drop);
         }
-        Ok(1)
+        print(&format!("{:<10} {action}\n{:<10} none\n{:<10} {reason}\n", "action", "rule", "reason"))
+    }
+}
+
+/// What the gateway refuses whatever the rules say, as far as it can be known
+/// without the network.
+fn beyond_rules(
+    query: &Query<'_>,
+    (port, opened): (u16, bool),
+    policy: &Policy,
+    dirs: &Dirs,
+) -> Result<Option<Decision>> {
+    let refused = |rule: Option<String>, reason: String, hint: &str| {
+        let hint = hint.to_owned();
+        Ok(Some(Decision { action: Outcome::Deny, rule, rate: None, reason, hint }))
+    };
+    let Query { method, host, path, group, .. } = query;
+    if opened && matches!(*method, "TRACE" | "CONNECT") {
+        let reason = format!("the gateway refuses {method}: it shows a request's own headers, or opens a tunnel");
+        return refused(None, reason, "");
+    }
+    let vault = Vault::new(dirs, &Config::load(&dirs.config_file())?.vault);
+    let records = vault.records()?;
+    let own = records.iter().filter(|record| record.groups.iter().any(|name| name == group));
+    if let Some(secret) = Endpoints::of(own)?.denied_by(host, method, path) {
+        let reason = endpoint_reason(method, path, host, secret);
+        return refused(Some(format!("preset of secret {secret}")), reason, "a person can do this outside belljar");
+    }
+    // The rules come first: the address is judged when it is dialled.
+    if policy.decide(query).action == Outcome::Deny {
+        return Ok(None);
+    }
+    match judge_literal(host, port, policy) {
+        Ok(()) => Ok(None),
+        Err(reason) => refused(
+            None,
+            reason,
+            &format!("a person can add to policy.toml:\n[[allow_private]]\nhost = \"{host}\"\nport = {port}"),
+        ),
     }
 }

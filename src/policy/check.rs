@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::rule::{Action, DefaultAction, GroupSet, Rule};
 use super::{HostPattern, Policy};
 
+/// Combinations of methods, groups and times that are looked at for one rule.
+const MOST_CELLS: usize = 20_000;
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -102,8 +105,12 @@ impl Findings {
             .copied()
             .filter(|first| first.host.includes(&rule.host) && first.path.includes(&rule.path) && outlives(first, rule))
             .collect();
-        let Some(by) = cells(rule, &near).iter().map(|cell| near.iter().find(|first| cell.is_of(first))).collect()
-        else {
+        let Some(cells) = cells(rule, &near) else {
+            let name = &rule.name;
+            self.warn(rule.line, format!("rule `{name}`: the rules before it name too many methods, groups and times to see whether they are together for all that it is for"));
+            return false;
+        };
+        let Some(by) = cells.iter().map(|cell| near.iter().find(|first| cell.is_of(first))).collect() else {
             return false;
         };
         let by: Vec<&&Rule> = by;
@@ -111,12 +118,11 @@ impl Findings {
         names.dedup();
         names.sort();
         names.dedup();
-        let text = format!(
-            "rule `{}` is never reached: rules {} are together for all that it is for",
-            rule.name,
-            names.join(", ")
-        );
-        self.error(rule.line, text);
+        let by = match names.as_slice() {
+            [one] => format!("rule {one} is"),
+            several => format!("rules {} are together", several.join(", ")),
+        };
+        self.error(rule.line, format!("rule `{}` is never reached: {by} for all that it is for", rule.name));
         true
     }
 
@@ -152,7 +158,11 @@ impl Findings {
         // A path that is of this rule as it is, and of another one in a looser
         // reading, is refused as ambiguous, whichever comes first.
         let near = |other: &Rule| !rule.path.is_any() && differs(other) && other.host.overlaps(&rule.host);
-        let changes = later || policy.rules.iter().any(near);
+        // Where everything is allowed, a rule has its group's requests seen at all.
+        let seen =
+            |other: &Rule| other.line != rule.line && other.until.is_none() && other.groups.includes(&rule.groups);
+        let shows = policy.default == DefaultAction::Allow && !policy.rules.iter().any(seen);
+        let changes = later || shows || policy.rules.iter().any(near);
         if rule.action == same && rule.rate.is_none() && !changes {
             self.warn(
                 rule.line,
@@ -242,8 +252,9 @@ impl Cell<'_> {
     }
 }
 
-/// All cells of a rule, as far as the rules near it tell them apart.
-fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Vec<Cell<'a>> {
+/// All cells of a rule, as far as the rules near it tell them apart; `None` when
+/// they are too many to look at.
+fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Option<Vec<Cell<'a>>> {
     let all = || near.iter().copied().chain([rule]);
     let mut methods: Vec<Option<&str>> =
         all().filter_map(|one| one.methods.as_ref()).flatten().map(|method| Some(method.0.as_str())).collect();
@@ -266,6 +277,9 @@ fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Vec<Cell<'a>> {
     groups.dedup();
     minutes.sort_unstable();
     minutes.dedup();
+    if methods.len().saturating_mul(groups.len()).saturating_mul(minutes.len()) > MOST_CELLS {
+        return None;
+    }
     let mut cells = Vec::new();
     for method in &methods {
         for group in &groups {
@@ -273,7 +287,7 @@ fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Vec<Cell<'a>> {
         }
     }
     cells.retain(|cell| cell.is_of(rule));
-    cells
+    Some(cells)
 }
 
 fn overlaps(one: &Rule, other: &Rule) -> bool {
@@ -343,7 +357,8 @@ mod tests {
             ("deny", vec![("b.a", DENY.into()), ("*.a", ALLOW.into())], vec![]),
             ("deny", vec![("a", ALLOW.into()), ("a", DENY.into())], vec![(Error, "contradicts")]),
             ("deny", vec![("a", ALLOW.into()), ("a", ALLOW.into())], vec![(Error, "never reached")]),
-            ("allow", vec![("a", ALLOW.into())], vec![(Warning, "no effect")]),
+            // It has TLS opened, and its requests seen.
+            ("allow", vec![("a", ALLOW.into())], vec![]),
             ("deny", vec![("a", DENY.into())], vec![(Warning, "no effect")]),
             ("allow", vec![("a", format!("{ALLOW}\nrate = \"1/hour\""))], vec![]),
             ("allow", vec![("b.a", ALLOW.into()), ("*.a", DENY.into())], vec![]),
@@ -421,6 +436,18 @@ mod tests {
                 found.iter().any(|(severity, text)| *severity == Severity::Error && text.contains("never reached"));
             assert_eq!(!never, reached, "{rules:?}: {found:?}");
         }
+    }
+
+    #[test]
+    fn too_many_combinations_are_said() {
+        let one = |number: usize| {
+            let time = format!("{:02}:{:02}-{:02}:{:02}", number / 60, number % 60, number / 60 + 1, number % 60);
+            format!("groups = [\"g{number}\"]\nmethods = [\"M{number}\"]\nbetween = \"{time}\"\naction = \"deny\"")
+        };
+        let mut rules: Vec<String> = (0..100).map(one).collect();
+        rules.push("action = \"allow\"".to_owned());
+        let rules: Vec<_> = rules.iter().map(|rule| ("a", rule.as_str())).collect();
+        assert!(findings("deny", &rules).iter().any(|(_, text)| text.contains("too many")));
     }
 
     #[test]
