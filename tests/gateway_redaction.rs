@@ -179,23 +179,18 @@ fn what_waits_does_not_tell_a_good_guess_from_a_bad_one() {
 stream = proxied('raw.test')
 stream.sendall(get('raw.test', '/guess').encode())
 head(stream)
-sizes, data = [], b''
-for wait in (0.4, 2.5):
-    stream.settimeout(wait)
-    end = time.time() + wait
-    while time.time() < end:
-        try: data += stream.recv(65536)
-        except OSError: break
-    sizes.append(len(data))
-tell('sizes', str(sizes))
+data = b''
+stream.settimeout(4)
+while data.count(b'\\r\\n') < 4:
+    data += stream.recv(65536)
+tell('sizes', str([int(size, 16) for size in re.findall(rb'(?:^|\\r\\n)([0-9a-fA-F]+)\\r\\n', data)]))
 ";
         answers(&world.python(&[], script).success().out())["sizes"].clone()
     };
     let (of_good, of_bad) = (measure(good), measure(&bad));
     assert_eq!(of_good, of_bad);
-    // The control: the measure sees what waits, and that it comes.
-    let sizes: Vec<usize> = serde_json::from_str(&of_good).expect("sizes");
-    assert!(sizes[0] >= "not found: ".len() && sizes[1] >= sizes[0] + good.len(), "{sizes:?}");
+    // The control: the measure sees what waits, and that it comes after a while.
+    assert_eq!(of_good, format!("[{}, {}]", "not found: ".len(), good.len()));
 }
 
 #[test]
