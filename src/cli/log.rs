@@ -22,6 +22,9 @@ use crate::runs;
 /// How often `--follow` looks, in milliseconds.
 const PERIOD: u16 = 200;
 const HEADER: [&str; 9] = ["TIME", "STATUS", "METHOD", "OUT", "IN", "MS", "RULE", "SECRET", "WHERE"];
+/// How the name of a record ends, after the run's id.
+const RECORD: &str = ".requests.jsonl";
+
 /// Show what a run asked the gateway for, live or past.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -74,9 +77,7 @@ impl Run {
 
     /// A run of which only the record is left: somebody took the receipt away.
     fn without_receipt(dirs: &Dirs, text: &str) -> Option<Self> {
-        let names =
-            std::fs::read_dir(dirs.receipts()).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut ids = names.filter_map(|name| name.strip_suffix(".requests.jsonl").map(str::to_owned));
+        let mut ids = receipts(dirs).filter_map(|name| name.strip_suffix(RECORD).map(str::to_owned));
         let id = ids.find(|id| !text.is_empty() && id.starts_with(text))?;
         let mut first = String::new();
         BufReader::new(open(&record::path(dirs, &id)).ok()??).read_line(&mut first).ok()?;
@@ -222,16 +223,16 @@ fn columns([time, status, method, out, back, ms, rule, secret, place]: [&str; 9]
     format!("{time:<24}  {status:<6}  {method:<7} {out:>10} {back:>10} {ms:>8}  {rule:<16} {secret:<16} {place}")
 }
 
+/// The names of the files that runs have left.
+fn receipts(dirs: &Dirs) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(dirs.receipts()).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
 /// Every run that has left a receipt or a record; 1 when one is broken.
 fn check_all(dirs: &Dirs) -> Result<u8> {
-    let entries = std::fs::read_dir(dirs.receipts()).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let ids: BTreeSet<String> = names
-        .filter_map(|name| {
-            let id = name.strip_suffix(".requests.jsonl").or_else(|| name.strip_suffix(".json"))?;
-            Some(id.to_owned())
-        })
-        .collect();
+    let id = |name: String| name.strip_suffix(RECORD).or_else(|| name.strip_suffix(".json")).map(str::to_owned);
+    let ids: BTreeSet<String> = receipts(dirs).filter_map(id).collect();
     let mut worst = 0;
     for id in ids {
         // One that cannot be read is broken, and the others are looked at still.

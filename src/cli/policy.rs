@@ -5,13 +5,14 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde_json::json;
 
 use super::{print, surroundings};
-use crate::config::{Config, Dirs, Groups, Inspect, MAIN};
+use crate::config::{Config, Dirs, Groups, MAIN};
 use crate::error::{Context, Error, Result, printable};
 use crate::gateway::{Endpoints, endpoint_reason, judge_literal};
+use crate::plan::{inspected, records_of};
 use crate::policy::{
     Action as Outcome, Decision, DefaultAction, NormalPath, Policy, Problem, Query, Rule, Severity, Target, check,
 };
-use crate::vault::Vault;
+use crate::vault::{Record, Vault};
 
 /// Show, check and try the rules of what may leave.
 #[derive(Debug, Args)]
@@ -178,7 +179,10 @@ impl Test {
                 .hint("write for example https://api.example/v1/items"));
         }
         let now = self.at.map_or_else(Zoned::now, |at| at.to_zoned(TimeZone::system()));
-        let opened = scheme.eq_ignore_ascii_case("http") || self.is_opened(&policy, dirs)?;
+        let config = Config::load(&dirs.config_file())?;
+        let records = records_of(&Vault::new(dirs, &config.vault), &config, group.as_str())?;
+        let opened =
+            scheme.eq_ignore_ascii_case("http") || inspected(&policy, &config, group.as_str(), &records).opened;
         let target = Target::parse(url);
         let path = target.as_ref().map_err(Clone::clone).and_then(|target| NormalPath::normalise(target.path));
         let (target, path) = match (target, path) {
@@ -188,8 +192,10 @@ impl Test {
         };
         let host = &target.authority.host;
         let query = Query { group: group.as_str(), method: &self.method, host, path: &path, now: &now };
-        let beyond = beyond_rules(&query, (target.port(), opened), &policy, dirs)?;
-        let decision = beyond.unwrap_or_else(|| policy.decide(&query));
+        let decision = match before_rules(&query, opened, &records)? {
+            Some(refused) => refused,
+            None => at_the_dial(policy.decide(&query), &query, target.port(), &policy),
+        };
         let rule = decision.rule.as_ref().and_then(|name| policy.rules.iter().find(|rule| rule.name == *name));
         let code = u8::from(decision.action == Outcome::Deny);
         if self.json {
@@ -232,16 +238,6 @@ impl Test {
         Ok(code)
     }
 
-    /// Whether the gateway opens TLS for the group, and sees its requests.
-    fn is_opened(&self, policy: &Policy, dirs: &Dirs) -> Result<bool> {
-        let config = Config::load(&dirs.config_file())?;
-        let has_secret = || -> Result<bool> {
-            let records = Vault::new(dirs, &config.vault).records()?;
-            Ok(records.iter().any(|record| record.groups.contains(&self.group)))
-        };
-        Ok(config.gateway.inspect == Inspect::All || policy.needs_inspection(&self.group) || has_secret()?)
-    }
-
     fn in_a_tunnel(&self) -> Result<u8> {
         let reason = "it passes in a tunnel that is not opened: no rule or secret needs to see the group's requests";
         self.say_short("allow", reason).map(|()| 0)
@@ -260,40 +256,32 @@ impl Test {
     }
 }
 
-/// What the gateway refuses whatever the rules say, as far as it can be known
-/// without the network.
-fn beyond_rules(
-    query: &Query<'_>,
-    (port, opened): (u16, bool),
-    policy: &Policy,
-    dirs: &Dirs,
-) -> Result<Option<Decision>> {
-    let refused = |rule: Option<String>, reason: String, hint: &str| {
-        let hint = hint.to_owned();
-        Ok(Some(Decision { action: Outcome::Deny, rule, rate: None, reason, hint }))
-    };
-    let Query { method, host, path, group, .. } = query;
+fn refused(rule: Option<String>, reason: String, hint: String) -> Decision {
+    Decision { action: Outcome::Deny, rule, rate: None, reason, hint }
+}
+
+/// What the gateway refuses before it asks the rules.
+fn before_rules(query: &Query<'_>, opened: bool, records: &[Record]) -> Result<Option<Decision>> {
+    let Query { method, host, path, .. } = query;
     if opened && matches!(*method, "TRACE" | "CONNECT") {
         let reason = format!("the gateway refuses {method}: it shows a request's own headers, or opens a tunnel");
-        return refused(None, reason, "");
+        return Ok(Some(refused(None, reason, String::new())));
     }
-    let vault = Vault::new(dirs, &Config::load(&dirs.config_file())?.vault);
-    let records = vault.records()?;
-    let own = records.iter().filter(|record| record.groups.iter().any(|name| name == group));
-    if let Some(secret) = Endpoints::of(own)?.denied_by(host, method, path) {
+    Ok(Endpoints::of(records.iter())?.denied_by(host, method, path).map(|secret| {
         let reason = endpoint_reason(method, path, host, secret);
-        return refused(Some(format!("preset of secret {secret}")), reason, "a person can do this outside belljar");
-    }
-    // The rules come first: the address is judged when it is dialled.
-    if policy.decide(query).action == Outcome::Deny {
-        return Ok(None);
-    }
+        refused(Some(format!("preset of secret {secret}")), reason, "a person can do this outside belljar".to_owned())
+    }))
+}
+
+/// The rules come first: an address is judged when it is dialled.
+fn at_the_dial(decision: Decision, query: &Query<'_>, port: u16, policy: &Policy) -> Decision {
+    let host = query.host;
     match judge_literal(host, port, policy) {
-        Ok(()) => Ok(None),
-        Err(reason) => refused(
+        Err(reason) if decision.action != Outcome::Deny => refused(
             None,
             reason,
-            &format!("a person can add to policy.toml:\n[[allow_private]]\nhost = \"{host}\"\nport = {port}"),
+            format!("a person can add to policy.toml:\n[[allow_private]]\nhost = \"{host}\"\nport = {port}"),
         ),
+        _ => decision,
     }
 }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use hyper::header::{
     ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderValue, PROXY_AUTHENTICATE,
     SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING, UPGRADE,
@@ -117,8 +118,16 @@ pub fn come_back(
     }
     let body = RedactedBody::new(Decoded::new(body.map_err(BodyError::from), coding), needles.clone(), counter)
         .after(&parts.headers);
-    let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
-    Ok(Response::from_parts(parts, body))
+    Ok(Response::from_parts(parts, counted(body, exchange)))
+}
+
+/// Counted on its way back.
+fn counted<B>(body: B, exchange: &Arc<Exchange>) -> Body
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back))
 }
 
 /// An answer of a host that no secret goes to.
@@ -128,11 +137,9 @@ fn masked_as_it_comes(response: Response<Incoming>, all: &Needles, exchange: &Ar
     exchange.redacted().fetch_add(masked, Ordering::Relaxed);
     let coded = parts.headers.contains_key(CONTENT_ENCODING);
     if all.is_empty() || coded {
-        let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
-        return Response::from_parts(parts, body);
+        return Response::from_parts(parts, counted(body, exchange));
     }
     let counter = Arc::clone(exchange.redacted());
     let body = RedactedBody::new(body.map_err(BodyError::from), all.clone(), counter).after(&parts.headers);
-    let body = Body::new(Counted::new(body, Arc::clone(exchange), Direction::Back));
-    Response::from_parts(parts, body)
+    Response::from_parts(parts, counted(body, exchange))
 }

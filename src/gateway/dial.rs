@@ -48,11 +48,7 @@ pub fn judge_literal(host: &Host, port: u16, policy: &Policy) -> Result<(), Stri
     let Some(address) = host.ip().filter(|_| !policy.allows_private(host, port)) else {
         return Ok(());
     };
-    match judge(address, &own_addresses()) {
-        Ok(()) if leads_here(address) => Err("an address of this machine, by its routes"),
-        verdict => verdict,
-    }
-    .map_err(|why| format!("{address} is {why}"))
+    judge_with_routes(address, &own_addresses()).map_err(|why| format!("{address} is {why}"))
 }
 
 /// Resolves by the system's resolver, judges, and connects.
@@ -93,13 +89,7 @@ async fn resolve(host: &Host, port: u16, policy: &Policy, deadline: Instant) -> 
     };
     let private_allowed = policy.allows_private(host, port);
     let own = own_addresses();
-    let judged: Vec<_> = found
-        .iter()
-        .map(|address| match judge(*address, &own) {
-            Ok(()) if leads_here(*address) => (*address, Err("an address of this machine, by its routes")),
-            verdict => (*address, verdict),
-        })
-        .collect();
+    let judged: Vec<_> = found.iter().map(|address| (*address, judge_with_routes(*address, &own))).collect();
     let good: Vec<IpAddr> =
         judged.iter().filter(|(_, verdict)| private_allowed || verdict.is_ok()).map(|(address, _)| *address).collect();
     if good.is_empty() {
@@ -112,6 +102,15 @@ async fn resolve(host: &Host, port: u16, policy: &Policy, deadline: Instant) -> 
         return Err(DialError::NotPublic(why));
     }
     Ok(good)
+}
+
+/// Whether the address is public, and leads away from this machine; the reason
+/// when not.
+fn judge_with_routes(address: IpAddr, own: &BTreeSet<IpAddr>) -> Result<(), &'static str> {
+    match judge(address, own) {
+        Ok(()) if leads_here(address) => Err("an address of this machine, by its routes"),
+        verdict => verdict,
+    }
 }
 
 /// Whether the address is public; the reason when it is not. The ranges are

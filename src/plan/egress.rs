@@ -59,12 +59,7 @@ pub fn resolve(mode: EgressMode, group: &Group, config: &Config, caller: &Caller
         return Ok(Way { egress, variables: Vec::new(), gateway: None, key_files });
     }
     let name = group.name.as_str();
-    let records: Vec<Record> = match config.vault.provider {
-        Provider::Builtin => {
-            vault.records()?.into_iter().filter(|record| record.groups.iter().any(|of| of == name)).collect()
-        }
-        Provider::Onecli => Vec::new(),
-    };
+    let records = records_of(&vault, config, name)?;
     let inspected = inspected(&policy, config, name, &records);
     let helper = match mode {
         EgressMode::Open => Some(find_pasta()?),
@@ -104,7 +99,18 @@ pub fn expanded(path: &str, home: &Path) -> PathBuf {
     }
 }
 
-fn inspected(policy: &Policy, config: &Config, group: &str, records: &[Record]) -> Inspected {
+/// The secrets of belljar's own vault that the group has, without values.
+pub fn records_of(vault: &Vault, config: &Config, group: &str) -> Result<Vec<Record>> {
+    let mut records = match config.vault.provider {
+        Provider::Builtin => vault.records()?,
+        Provider::Onecli => Vec::new(),
+    };
+    records.retain(|record| record.groups.iter().any(|of| of == group));
+    Ok(records)
+}
+
+/// Whether the gateway opens TLS for the group, and why; `records` are the group's.
+pub fn inspected(policy: &Policy, config: &Config, group: &str, records: &[Record]) -> Inspected {
     let say = |opened, reason: &str| Inspected { opened, reason: reason.to_owned() };
     if config.gateway.inspect == Inspect::All {
         say(true, "config.toml: [gateway] inspect = \"all\"")

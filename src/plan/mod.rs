@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 pub use allowed::{Allowlist, AllowlistState, Verdict};
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build};
-pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, key_files};
+pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
 pub use limits::{delegated_cgroup, parse_cpus, parse_duration, parse_size};
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;

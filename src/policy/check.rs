@@ -1,5 +1,6 @@
 //! What is doubtful in a policy that reads well.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Zoned;
@@ -110,14 +111,13 @@ impl Findings {
             self.warn(rule.line, format!("rule `{name}`: the rules before it name too many methods, groups and times to see whether they are together for all that it is for"));
             return false;
         };
-        let Some(by) = cells.iter().map(|cell| near.iter().find(|first| cell.is_of(first))).collect() else {
+        let by: Option<Vec<&&Rule>> = cells.iter().map(|cell| near.iter().find(|first| cell.is_of(first))).collect();
+        let Some(by) = by else {
             return false;
         };
-        let by: Vec<&&Rule> = by;
-        let mut names: Vec<String> = by.iter().map(|first| format!("`{}` (line {})", first.name, first.line)).collect();
-        names.dedup();
-        names.sort();
-        names.dedup();
+        let names: BTreeSet<String> =
+            by.into_iter().map(|first| format!("`{}` (line {})", first.name, first.line)).collect();
+        let names: Vec<String> = names.into_iter().collect();
         let by = match names.as_slice() {
             [one] => format!("rule {one} is"),
             several => format!("rules {} are together", several.join(", ")),
@@ -238,16 +238,8 @@ struct Cell<'a> {
 impl Cell<'_> {
     /// Whether the rule is for them.
     fn is_of(&self, rule: &Rule) -> bool {
-        let method = match (&rule.methods, self.method) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(methods), Some(method)) => methods.iter().any(|known| known.0 == method),
-        };
-        let group = match (&rule.groups, self.group) {
-            (GroupSet::All, _) => true,
-            (GroupSet::Named(_), None) => false,
-            (GroupSet::Named(names), Some(group)) => names.iter().any(|name| name == group),
-        };
+        let method = self.method.map_or(rule.methods.is_none(), |method| rule.has_method(method));
+        let group = self.group.map_or(rule.groups == GroupSet::All, |group| rule.groups.contains(group));
         method && group && rule.between.is_none_or(|window| window.contains_minute(self.minute))
     }
 }
@@ -256,9 +248,9 @@ impl Cell<'_> {
 /// they are too many to look at.
 fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Option<Vec<Cell<'a>>> {
     let all = || near.iter().copied().chain([rule]);
-    let mut methods: Vec<Option<&str>> =
+    let mut methods: BTreeSet<Option<&str>> =
         all().filter_map(|one| one.methods.as_ref()).flatten().map(|method| Some(method.0.as_str())).collect();
-    let mut groups: Vec<Option<&str>> = all()
+    let mut groups: BTreeSet<Option<&str>> = all()
         .filter_map(|one| match &one.groups {
             GroupSet::All => None,
             GroupSet::Named(names) => Some(names),
@@ -266,17 +258,11 @@ fn cells<'a>(rule: &'a Rule, near: &[&'a Rule]) -> Option<Vec<Cell<'a>>> {
         .flatten()
         .map(|name| Some(name.as_str()))
         .collect();
-    methods.push(None);
-    groups.push(None);
+    methods.insert(None);
+    groups.insert(None);
     // Between two borders nothing changes, so that the first minute stands for all.
-    let mut minutes: Vec<u16> = all().filter_map(|one| one.between).flat_map(|window| window.borders()).collect();
-    minutes.push(0);
-    methods.sort_unstable();
-    methods.dedup();
-    groups.sort_unstable();
-    groups.dedup();
-    minutes.sort_unstable();
-    minutes.dedup();
+    let mut minutes: BTreeSet<u16> = all().filter_map(|one| one.between).flat_map(|window| window.borders()).collect();
+    minutes.insert(0);
     if methods.len().saturating_mul(groups.len()).saturating_mul(minutes.len()) > MOST_CELLS {
         return None;
     }
