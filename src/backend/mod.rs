@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::Caller;
+use crate::config::{Backend, Caller};
 use crate::error::{Error, Result};
 use crate::plan::Runtime;
 
@@ -49,7 +49,7 @@ pub fn find(asked: Option<&str>, caller: &Caller) -> Result<Runtime> {
         None => "crun, found on PATH".to_owned(),
     };
     let staged = is_program(&path) || (caller.is_root && !reachable_by_all(&path));
-    Ok(Runtime { path, reason, staged })
+    Ok(Runtime { backend: Backend::Crun, path, reason, staged })
 }
 
 fn search(name: &str) -> Option<PathBuf> {

@@ -27,6 +27,12 @@ pub struct PlanOptions {
     /// Root filesystem: the host's /usr, or an unpacked directory [default: host]
     #[arg(long, value_name = "host|DIR")]
     rootfs: Option<String>,
+    /// Root filesystem: an image's
+    #[arg(long, value_name = "REF", conflicts_with = "rootfs")]
+    image: Option<String>,
+    /// Let the agent write in the root, into a layer that is thrown away
+    #[arg(long)]
+    writable_root: bool,
     /// Who makes the container [default: auto]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<Backend>,
@@ -84,6 +90,9 @@ impl PlanOptions {
             mounts: self.mounts,
             environment: self.environment,
             rootfs: self.rootfs,
+            image: self.image,
+            writable_root: self.writable_root,
+            backend: self.backend,
             runtime: self.runtime,
             egress: self.egress,
             timeout: self.timeout,

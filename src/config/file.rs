@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::read_own;
 use crate::error::{Error, Result};
@@ -41,18 +41,25 @@ pub struct RunConfig {
     pub runtime: Option<String>,
     /// `--rootfs`.
     pub rootfs: Option<String>,
+    /// `--image`.
+    pub image: Option<String>,
+    /// `--writable-root`.
+    pub writable_root: Option<bool>,
     /// `--egress`.
     pub egress: Option<EgressMode>,
 }
 
-/// The backends that this version has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+/// Who makes the container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// The one that suffices: crun.
+    /// The one that suffices: crun, or podman where the root is an image that only podman has.
+    #[default]
     Auto,
-    /// crun or another OCI runtime with its command line.
+    /// An OCI runtime, called by belljar itself: crun, or what --runtime names.
     Crun,
+    /// podman.
+    Podman,
 }
 
 /// Defaults of the limits.
@@ -189,6 +196,10 @@ pub struct GroupConfig {
     pub runtime: Option<String>,
     /// `rootfs`.
     pub rootfs: Option<String>,
+    /// `image`.
+    pub image: Option<String>,
+    /// `writable_root`.
+    pub writable_root: Option<bool>,
     /// `egress`.
     pub egress: Option<EgressMode>,
     /// `timeout`.

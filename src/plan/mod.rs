@@ -27,6 +27,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::config::Backend;
+
 pub use allowed::{Allowlist, AllowlistState, Verdict};
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build};
@@ -441,6 +443,8 @@ pub struct Seccomp {
 /// Who makes the container.
 #[derive(Debug, Clone, Serialize)]
 pub struct Runtime {
+    /// Whether belljar calls the OCI runtime itself, or podman.
+    pub backend: Backend,
     /// Its file on the host.
     pub path: PathBuf,
     /// How it was chosen.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Backend;
 use crate::error::{Error, Result};
 
 /// What was typed.
@@ -20,6 +21,12 @@ pub struct Request {
     pub environment: Vec<String>,
     /// `--rootfs`.
     pub rootfs: Option<String>,
+    /// `--image`.
+    pub image: Option<String>,
+    /// `--writable-root`.
+    pub writable_root: bool,
+    /// `--backend`.
+    pub backend: Option<Backend>,
     /// `--runtime`.
     pub runtime: Option<String>,
     /// `--egress`.
