@@ -108,6 +108,31 @@ pub fn pass_as_descriptor_3(command: &mut Command, fd: OwnedFd) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Makes `command` die with the thread that starts it (prctl(2),
+/// PR_SET_PDEATHSIG).
+pub fn die_with_parent(command: &mut Command) {
+    let setup = || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(io::Error::from);
+    // SAFETY: the closure makes one call that is async-signal-safe and allocates
+    // nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Makes `command` start in a session of its own, with its stdin as controlling
+/// terminal (ioctl_tty(2), TIOCSCTTY).
+pub fn take_terminal(command: &mut Command) {
+    let setup = || {
+        nix::unistd::setsid()?;
+        // SAFETY: integers only.
+        if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes calls that are async-signal-safe and
+    // allocates nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Makes `command` start without any descriptor above 2, whatever this process
 /// forgot to mark (close_range(2), CLOSE_RANGE_CLOEXEC: Linux 5.11).
 pub fn close_above_2_on_exec(command: &mut Command) {

@@ -50,10 +50,15 @@ pub fn command(start: &Start) -> Command {
     command
 }
 
+/// The environment for a runtime: the caller's, without what leads it to files
+/// of the caller's other containers.
+pub fn inherited_environment() -> Vec<(OsString, OsString)> {
+    host_environment().into_iter().filter(|(name, _)| name != "XDG_RUNTIME_DIR").collect()
+}
+
 /// The caller's environment without what makes a runtime pass descriptors or
 /// sockets of the host on to the container.
-pub fn inherited_environment() -> Vec<(OsString, OsString)> {
-    const LEFT_OUT: [&str; 6] =
-        ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "XDG_RUNTIME_DIR", "BELLJAR_HOME"];
+pub fn host_environment() -> Vec<(OsString, OsString)> {
+    const LEFT_OUT: [&str; 5] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "BELLJAR_HOME"];
     env::vars_os().filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name == left_out)).collect()
 }

@@ -3,8 +3,12 @@
 //!
 //! Compiled by `build.rs` into a static program without any crate, because it
 //! has to run in any root. It speaks with the launcher over one SEQPACKET
-//! descriptor: `READY <finding>` out, `GO` in, `EXEC <errno>` or
-//! `EXIT <wait status>` out. The launcher believes none of it before it has
+//! socket: `READY <finding>` out, `GO` in, `EXEC <errno>` or
+//! `EXIT <wait status>` out. The socket is a descriptor that it was started
+//! with, or a path to connect to, where something stands between the launcher
+//! and it that passes no descriptors on (podman). In that case `GO <bytes>`
+//! comes with the whole environment of the agent, and the init ends with the
+//! launcher. The launcher believes none of it before it has
 //! read the kernel's view of this process; see `launch::verify`.
 
 use std::ffi::{CString, OsString, c_char, c_int, c_long, c_ulong, c_void};
@@ -32,11 +36,22 @@ mod sys {
         pub fn signal(sig: c_int, handler: usize) -> usize;
         pub fn _exit(code: c_int) -> !;
         pub fn syscall(number: c_long, ...) -> c_long;
+        pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+        pub fn connect(fd: c_int, address: *const c_void, length: u32) -> c_int;
+        pub static mut environ: *const *const c_char;
     }
 }
 
 const PR_SET_DUMPABLE: c_int = 4;
+const AF_UNIX: c_int = 1;
+const SOCK_SEQPACKET: c_int = 5;
 const F_SETFD: c_int = 2;
+const F_SETFL: c_int = 4;
+const F_SETOWN: c_int = 8;
+const O_ASYNC: c_int = 0o20000;
+const MSG_PEEK: c_int = 2;
+const MSG_DONTWAIT: c_int = 0x40;
+const SIGIO: c_int = 29;
 const FD_CLOEXEC: c_int = 1;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const SIG_DFL: usize = 0;
@@ -53,6 +68,8 @@ const LAST_SIGNAL: c_int = 64;
 static AGENT: AtomicI32 = AtomicI32::new(0);
 /// A signal that came before the agent ran, to be passed on then; 0 for none.
 static EARLY: AtomicI32 = AtomicI32::new(0);
+/// The socket to a launcher that this process must not outlive; -1 for none.
+static LAUNCHER: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn forward(signal: c_int) {
     let agent = AGENT.load(Ordering::SeqCst);
@@ -116,10 +133,87 @@ fn filter_finding() -> Option<String> {
     None
 }
 
+/// Connects to the launcher's socket at `path`; -1 when that fails.
+fn connect_to(path: &str) -> c_int {
+    // sockaddr_un (unix(7)): the family, then the path, closed by NUL.
+    let mut address = [0u8; 110];
+    address[..2].copy_from_slice(&(AF_UNIX as u16).to_ne_bytes());
+    if path.len() > 107 {
+        return -1;
+    }
+    address[2..2 + path.len()].copy_from_slice(path.as_bytes());
+    // SAFETY: the address lives through the call and its length is given.
+    #[allow(unsafe_code)]
+    unsafe {
+        let fd = sys::socket(AF_UNIX, SOCK_SEQPACKET, 0);
+        if fd != -1 && sys::connect(fd, address.as_ptr().cast(), address.len() as u32) == -1 {
+            return -1;
+        }
+        fd
+    }
+}
+
+extern "C" fn launcher_spoke(_: c_int) {
+    let mut byte = [0u8; 1];
+    let fd = LAUNCHER.load(Ordering::SeqCst);
+    // SAFETY: recv and _exit are async-signal-safe; the buffer is one byte long.
+    #[allow(unsafe_code)]
+    unsafe {
+        if sys::recv(fd, byte.as_mut_ptr().cast(), 1, MSG_PEEK | MSG_DONTWAIT) == 0 {
+            // The launcher is gone, and nobody supervises any more: with PID 1
+            // ends all that is in its process namespace (pid_namespaces(7)).
+            sys::_exit(137);
+        }
+    }
+}
+
+/// Ends this process as soon as the launcher's end of the socket is closed.
+fn end_with_launcher(fd: c_int) {
+    LAUNCHER.store(fd, Ordering::SeqCst);
+    // SAFETY: the handler is async-signal-safe; the others take integers.
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::signal(SIGIO, launcher_spoke as *const () as usize);
+        sys::fcntl(fd, F_SETOWN, std::process::id() as c_int);
+        sys::fcntl(fd, F_SETFL, O_ASYNC);
+    }
+    // It may have gone before.
+    launcher_spoke(0);
+}
+
+/// Receives the agent's environment, `length` bytes of `NAME=VALUE` and NUL, and
+/// makes it this process's, which its children inherit.
+fn take_environment(fd: c_int, length: usize) -> bool {
+    let mut text = vec![0u8; length];
+    let mut have = 0;
+    while have < length {
+        // SAFETY: the rest of the buffer lives through the call.
+        #[allow(unsafe_code)]
+        let got = unsafe { sys::recv(fd, text[have..].as_mut_ptr().cast(), length - have, 0) };
+        match usize::try_from(got) {
+            Ok(got @ 1..) => have += got,
+            _ => return false,
+        }
+    }
+    let variables = text.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
+    let variables: Vec<CString> = variables.filter_map(|variable| CString::new(variable).ok()).collect();
+    let mut pointers: Vec<*const c_char> = variables.iter().map(|variable| variable.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    std::mem::forget(variables);
+    // SAFETY: one thread; the array ends with NULL, and it and its strings are
+    // never freed (environ(7)).
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::environ = pointers.leak().as_ptr();
+    }
+    true
+}
+
 fn main() {
     let mut args = std::env::args_os().skip(1);
     let handshake = args.next().and_then(|fd| fd.into_string().ok()).unwrap_or_default();
-    let fd: c_int = handshake.parse().unwrap_or(-1);
+    let connected = handshake.starts_with('/');
+    let fd: c_int = if connected { connect_to(&handshake) } else { handshake.parse().unwrap_or(-1) };
     let command: Vec<CString> =
         args.map(OsString::into_vec).filter_map(|arg| CString::new(arg).ok()).collect();
     // SAFETY: integers only.
@@ -135,12 +229,20 @@ fn main() {
         None => tell(fd, "READY"),
         Some(finding) => tell(fd, &format!("READY {finding}")),
     }
-    let mut word = [0u8; 2];
-    // SAFETY: the buffer is two bytes long and lives through the call.
+    let mut buffer = [0u8; 32];
+    // SAFETY: the buffer's length is given and it lives through the call.
     #[allow(unsafe_code)]
-    let got = unsafe { sys::recv(fd, word.as_mut_ptr().cast(), word.len(), 0) };
-    if got != 2 || &word != b"GO" || command.is_empty() {
+    let got = unsafe { sys::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    let word = std::str::from_utf8(&buffer[..usize::try_from(got).unwrap_or(0)]).unwrap_or_default();
+    let goes = match word.strip_prefix("GO ").map(str::parse) {
+        Some(Ok(length)) if connected => take_environment(fd, length),
+        _ => word == "GO" && !connected,
+    };
+    if !goes || command.is_empty() {
         std::process::exit(125);
+    }
+    if connected {
+        end_with_launcher(fd);
     }
     std::process::exit(run(fd, &command));
 }

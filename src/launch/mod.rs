@@ -2,12 +2,15 @@
 //! teardown that never stops early.
 
 mod cgroup;
+mod container;
+mod handshake;
 mod idmap;
 mod janitor;
 mod launcher;
 mod network;
 mod outgoing;
 mod pasta;
+mod podman;
 mod protocol;
 mod refresh;
 mod relay;
@@ -27,7 +30,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::config::{Caller, Dirs, create_private};
+use crate::config::{Backend, Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
@@ -36,6 +39,7 @@ use crate::sys;
 pub use cgroup::remove as remove_cgroup;
 pub use janitor::Janitor;
 pub use pasta::end as end_pasta;
+pub use podman::remove as remove_container;
 pub use protocol::Report;
 pub use supervise::{Cause, Outcome};
 pub use terminal::caller_has_terminal;
@@ -44,6 +48,7 @@ use cgroup::Cgroup;
 use launcher::Inheritance;
 use outgoing::Outgoing;
 use pasta::Pasta;
+use podman::PodmanNamespace;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
 use supervise::Around;
@@ -86,7 +91,7 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
-    let mut made = Made { directory, cgroup: None, launcher: None, pasta: None, janitor };
+    let mut made = Made { directory, cgroup: None, launcher: None, pasta: None, podman: None, janitor };
     let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps);
     match &result {
         Ok(outcome) => receipt.end(outcome),
@@ -116,6 +121,8 @@ struct Made {
     cgroup: Option<Cgroup>,
     launcher: Option<Launcher>,
     pasta: Option<Pasta>,
+    /// podman, where it has made, or may have made, the container.
+    podman: Option<PathBuf>,
     janitor: Janitor,
 }
 
@@ -133,6 +140,7 @@ impl Made {
         self.cgroup = Cgroup::create(&resolved.plan.limits, self.directory.id())?;
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
+        self.podman.clone_from(&resolved.plan.runtime.podman);
         let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
         // A signal waits until somebody listens: it would end the supervisor alone.
         supervise::signals().thread_block().step(|| "hold signals back".to_owned())?;
@@ -154,10 +162,11 @@ impl Made {
     fn tear_down(self) -> Vec<Error> {
         drop(self.pasta);
         drop(self.launcher);
+        let container = self.podman.map_or(Ok(()), |podman| remove_container(&podman, self.directory.id()));
         let cgroup = self.cgroup.map_or(Ok(()), Cgroup::remove);
         let directory = self.directory.remove();
         let janitor = self.janitor.dismiss();
-        [cgroup, directory, janitor].into_iter().filter_map(Result::err).collect()
+        [container, cgroup, directory, janitor].into_iter().filter_map(Result::err).collect()
     }
 }
 
@@ -205,8 +214,14 @@ impl Launcher {
         let window = if plan.terminal { terminal::window_size() } else { None };
         let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
             .step(|| "watch the supervisor".to_owned())?;
-        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window });
-        let mut flags = NAMESPACES;
+        let podman = match &plan.runtime.podman {
+            Some(podman) if plan.identity.files == FileOwnership::Caller => Some(PodmanNamespace::find(podman)?),
+            _ => None,
+        };
+        let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window, podman });
+        // Below podman the launcher makes its own after it has entered podman's.
+        let below_podman = plan.runtime.backend == Backend::Podman;
+        let mut flags = if below_podman { CloneFlags::empty() } else { NAMESPACES };
         // A cgroup namespace has the cgroup of its making as its root: with a
         // cgroup of the run's own it is made after the launcher was moved there.
         if cgroup.is_some() {
@@ -220,7 +235,9 @@ impl Launcher {
         if let Some(cgroup) = cgroup {
             cgroup.add(pid)?;
         }
-        write_maps(pid, plan)?;
+        if !below_podman {
+            write_maps(pid, plan)?;
+        }
         ours.send(&ToLauncher::Begin, &[])?;
         for chunk in detached.chunks(MOST_DESCRIPTORS) {
             let places = chunk.iter().map(|(place, _)| *place).collect();

@@ -15,6 +15,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::idmap::RUNTIME;
 use crate::bundle::{Place, write_own_files, write_root, write_shadows};
+use crate::config::Backend;
 use crate::error::{Context, Error, Result};
 use crate::plan::{FileId, Mount, MountKind, Plan, identify, open_without_links};
 use crate::sys::{self, MountAttributes};
@@ -37,7 +38,7 @@ pub fn merged(index: usize) -> PathBuf {
 
 /// Mounts the staging area, a proc of the launcher's process namespace, and a
 /// cgroup v2 tree without which crun refuses hosts with hybrid cgroups.
-pub fn prepare() -> Result<()> {
+pub fn prepare(backend: Backend) -> Result<()> {
     let none: Option<&str> = None;
     // Neither the host's later mounts come in, nor ours go out.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
@@ -47,9 +48,12 @@ pub fn prepare() -> Result<()> {
         .step(|| format!("mount the staging area on {STAGING}"))
         .map_err(|error| error.hint("belljar doctor"))?;
     let all = flags | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), all, none)
-        .step(|| "mount a proc of the launcher's own".to_owned())
-        .map_err(|error| error.hint("inside another container /proc must be unmasked: belljar doctor"))?;
+    // Below podman the launcher has no process namespace of its own.
+    if backend != Backend::Podman {
+        mount(Some("proc"), "/proc", Some("proc"), all, none)
+            .step(|| "mount a proc of the launcher's own".to_owned())
+            .map_err(|error| error.hint("inside another container /proc must be unmasked: belljar doctor"))?;
+    }
     for name in ["cgroup", "bundle", "bundle/rootfs", "mounts", "lower", "layers", "state"] {
         let path = staged(name);
         DirBuilder::new().mode(0o755).create(&path).step(|| format!("make directory {}", path.display()))?;
@@ -125,7 +129,12 @@ fn stage_runtime(plan: &Plan, ready: Option<OwnedFd>) -> Result<()> {
     sys::mount_setattr(&tree, attributes).step(|| format!("make {} read-only for the run", path.display()))?;
     let target = staged("runtime");
     File::create(&target).step(|| format!("make {}", target.display()))?;
-    move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(|| "stage the runtime".to_owned())
+    move_to(&tree, &target).step(|| "stage the runtime".to_owned())
+}
+
+/// Attaches a detached mount at `target` (move_mount(2)).
+pub fn move_to(tree: &OwnedFd, target: &Path) -> rustix::io::Result<()> {
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// A detached copy of the mount of `source`, which must still be the file that
@@ -170,8 +179,7 @@ fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Resu
     } else {
         File::create(target).step(|| format!("make {}", target.display()))?;
     }
-    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .step(|| format!("stage the mount of {}", mount.target))
+    move_to(tree, target).step(|| format!("stage the mount of {}", mount.target))
 }
 
 /// An overlay of the shadows over the directory, read-only. Without an upper

@@ -4,25 +4,27 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
 use super::protocol::Report;
 use super::staging::staged;
+use crate::backend::podman;
 use crate::bundle::{Place, init_arguments};
+use crate::config::Backend;
 use crate::error::{Context, Error, Result};
-use crate::plan::{AGENT_ID, Mount, MountEntry, MountKind, Plan, read_mountinfo};
+use crate::plan::{AGENT_ID, FileOwnership, Mount, MountEntry, MountKind, Plan, read_mountinfo};
 
 /// What the launcher knows of the container from itself.
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// The init, in the launcher's process namespace.
     pub init: Pid,
-    /// Inode of the init's end of the handshake.
-    pub handshake_inode: u64,
-    /// The agent's stdio, when it has no terminal.
+    /// Inode of the init's end of the handshake, where the launcher made it.
+    pub handshake_inode: Option<u64>,
+    /// The agent's stdio, where it is the launcher's own.
     pub stdio: Option<&'a [OwnedFd; 3]>,
     /// The launcher's mounts before the runtime started: it could change them.
     pub staging: &'a [MountEntry],
@@ -71,6 +73,17 @@ impl Differences {
     fn add(&mut self, difference: String) {
         self.found.push(difference);
     }
+
+    /// The error that names each difference.
+    fn none_or(self, plan: &Plan) -> Result<()> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let runtime = plan.runtime.podman.as_ref().unwrap_or(&plan.runtime.path).display();
+        let what = format!("verify: the container that {runtime} made is not the plan's; the agent did not run");
+        let error = self.found.into_iter().fold(Error::failed(what), Error::because);
+        Err(error.hint("check the runtime: belljar doctor; the plan: belljar explain"))
+    }
 }
 
 /// Compares everything; the error names each difference.
@@ -83,17 +96,19 @@ pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Resul
     check_descriptors(plan, facts, &process, &mut differences)?;
     let facts_compared = differences.compared;
     let mounts = check_mounts(plan, places, facts, &process, &mut differences)?;
-    if differences.found.is_empty() {
-        return Ok(Report { mounts, facts: facts_compared, steps: Vec::new() });
-    }
-    let runtime = plan.runtime.path.display();
-    let error =
-        Error::failed(format!("verify: the container that {runtime} made is not the plan's; the agent did not run"));
-    Err(differences
-        .found
-        .into_iter()
-        .fold(error, Error::because)
-        .hint("check the runtime: belljar doctor; the plan: belljar explain"))
+    differences.none_or(plan)?;
+    Ok(Report { mounts, facts: facts_compared, steps: Vec::new() })
+}
+
+/// Compares what is final in a container that is created and not started:
+/// namespaces, id maps and mounts. `facts.init` is the runtime's process then.
+pub fn verify_created(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Result<()> {
+    let process = PathBuf::from(format!("/proc/{}", facts.init));
+    let mut differences = Differences { found: Vec::new(), compared: 0 };
+    check_namespaces(&process, &mut differences)?;
+    check_maps(plan, &process, &mut differences)?;
+    check_mounts(plan, places, facts, &process, &mut differences)?;
+    differences.none_or(plan)
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -116,7 +131,11 @@ fn check_process(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &m
         differences.add(format!("program of PID 1: the plan has belljar's init, the kernel {}", link(&exe)?));
     }
     let joined = |parts: &[String]| parts.iter().map(|part| format!("{part}\0")).collect::<String>();
-    differences.compare("arguments of PID 1", joined(&init_arguments(plan, "3")), read(&process.join("cmdline"))?);
+    differences.compare(
+        "arguments of PID 1",
+        joined(&init_arguments(plan, handshake(plan))),
+        read(&process.join("cmdline"))?,
+    );
     let environment: Vec<String> =
         plan.environment.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
     let its = read(&process.join("environ"))?;
@@ -125,8 +144,14 @@ fn check_process(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &m
         let missing = one.iter().filter(|variable| !other.contains(variable));
         missing.map(|variable| variable.split('=').next().unwrap_or_default()).collect::<Vec<_>>().join(" ")
     };
-    let planned: Vec<&str> = environment.iter().map(String::as_str).collect();
-    let its: Vec<&str> = its.split_terminator('\0').collect();
+    let mut planned: Vec<&str> = environment.iter().map(String::as_str).collect();
+    let mut its: Vec<&str> = its.split_terminator('\0').collect();
+    if below_podman(plan) {
+        // The init gets the agent's environment from belljar itself; what podman
+        // gave the init does not reach the agent.
+        planned.clear();
+        its.retain(|variable| !PODMANS_OWN.contains(&variable.split('=').next().unwrap_or_default()));
+    }
     differences.compare("environment, other than in the plan", "", names(&its, &planned));
     differences.compare("environment, missing or other in the kernel", "", names(&planned, &its));
     differences.compare("working directory", &plan.workdir, link(&process.join("cwd"))?);
@@ -169,14 +194,48 @@ fn check_status(plan: &Plan, process: &Path, differences: &mut Differences) -> R
         "1",
         status.get("NSpid").and_then(|pids| pids.last()).copied().unwrap_or_default(),
     );
-    let map = format!("{AGENT_ID} {id} 1");
-    for name in ["uid_map", "gid_map"] {
+    check_maps(plan, process, differences)
+}
+
+fn check_maps(plan: &Plan, process: &Path, differences: &mut Differences) -> Result<()> {
+    for (name, maps) in [("uid_map", &plan.identity.launcher_uids), ("gid_map", &plan.identity.launcher_gids)] {
+        let planned = match (below_podman(plan), plan.identity.files) {
+            (true, FileOwnership::Caller) => kept_id(&read(&Path::new("/proc/self").join(name))?),
+            (true, FileOwnership::Idmapped) => {
+                maps.iter().map(|map| format!("{} {} {}", map.inside, map.outside, map.count)).collect()
+            }
+            (false, _) => vec![format!("{AGENT_ID} {} 1", plan.identity.in_launcher)],
+        };
         let kernel = read(&process.join(name))?;
-        let kernel: Vec<String> =
-            kernel.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        differences.compare(name, &map, kernel.join(", "));
+        let kernel: Vec<String> = kernel.lines().map(words).collect();
+        differences.compare(name, planned.join(", "), kernel.join(", "));
     }
     Ok(())
+}
+
+/// The map that podman's `keep-id:uid=1000` makes in a namespace with the map
+/// `own`: 1000 is its 0, the caller; the others follow each other.
+fn kept_id(own: &str) -> Vec<String> {
+    let count = |line: &str| line.split_whitespace().nth(2).and_then(|count| count.parse::<u32>().ok());
+    let ids: u32 = own.lines().filter_map(count).sum();
+    let next = AGENT_ID + 1;
+    vec![format!("0 1 {AGENT_ID}"), format!("{AGENT_ID} 0 1"), format!("{next} {next} {}", ids.saturating_sub(next))]
+}
+
+fn words(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn below_podman(plan: &Plan) -> bool {
+    plan.runtime.backend == Backend::Podman
+}
+
+/// Variables that podman gives to PID 1, whatever it is told.
+const PODMANS_OWN: [&str; 5] = ["HOSTNAME", "HOME", "PATH", "TERM", "container"];
+
+/// The init's first argument.
+fn handshake(plan: &Plan) -> &'static str {
+    if below_podman(plan) { podman::HANDSHAKE } else { "3" }
 }
 
 /// Each namespace new, but the network: that is the launcher's sealed one.
@@ -215,8 +274,10 @@ fn check_descriptors(plan: &Plan, facts: &Facts<'_>, process: &Path, differences
                 let own = rustix::fs::fstat(&stdio[*number as usize]).step(|| "verify: identify stdio".to_owned())?;
                 (own.st_dev, own.st_ino) == (its.dev(), its.ino())
             }
-            (0..=2, None) => plan.terminal && (136..=143).contains(&nix::sys::stat::major(its.rdev())),
-            (3, _) => its.ino() == facts.handshake_inode,
+            (0..=2, None) if plan.terminal => (136..=143).contains(&nix::sys::stat::major(its.rdev())),
+            // conmon's pipes: whatever else it were, it could be the host's.
+            (0..=2, None) => below_podman(plan) && its.file_type().is_fifo(),
+            (3, _) => facts.handshake_inode.map_or(its.file_type().is_socket(), |inode| its.ino() == inode),
             _ => false,
         };
         if !planned {
@@ -264,6 +325,13 @@ fn check_mounts(
     for (index, mount) in plan.mounts.iter().enumerate() {
         expect(own, mount, places.get(index).and_then(Option::as_ref), &mut expected)?;
     }
+    if below_podman(plan) {
+        for (target, name) in podman::COVERED {
+            let mut source = source_of(own, &staged(podman::DIRECTORY).join(name))?;
+            source.flags = FLAGS.map(str::to_owned).to_vec();
+            expected.insert(target.to_owned(), source);
+        }
+    }
     let null = source_of(own, Path::new("/dev/null"))?;
     for path in &plan.masked_paths {
         // The runtime covers a file with /dev/null, a directory with an empty one.
@@ -288,6 +356,7 @@ fn check_mounts(
     for entry in &kernel {
         *seen.entry(&entry.target).or_default() += 1;
         match expected.get(&entry.target) {
+            None if below_podman(plan) && hides_more(entry, &null) => {}
             None => differences.add(format!(
                 "mount {}: the plan has none, the kernel {} {} ({})",
                 entry.target,
@@ -311,6 +380,14 @@ fn check_mounts(
     let root_link = link(&process.join("root"))?;
     differences.compare("root directory", "/", root_link);
     Ok(kernel.len())
+}
+
+/// Whether the mount only covers something of /proc or /sys: later versions of
+/// podman mask more than the plan does.
+fn hides_more(entry: &MountEntry, null: &Expected) -> bool {
+    let below = ["/proc/", "/sys/"].iter().any(|system| entry.target.starts_with(system));
+    let is_null = null.device.as_ref() == Some(&entry.device) && null.root.as_ref() == Some(&entry.root);
+    below && (is_null || (entry.fstype == "tmpfs" && entry.root == "/" && entry.has("ro")))
 }
 
 /// Each mount lies on the nearest one above it; one that was made earlier than
@@ -410,6 +487,11 @@ fn expect(
         options,
     };
     let what = match (&mount.kind, place) {
+        (MountKind::Tmpfs { .. } | MountKind::Devpts | MountKind::Device, Some(Place::Path(path))) => {
+            let mut source = source_of(own, path)?;
+            source.flags.extend(planned.into_iter().filter(|_| !matches!(mount.kind, MountKind::Device)));
+            source
+        }
         (MountKind::Proc, _) => fresh("proc", vec!["hidepid=invisible".to_owned()]),
         (MountKind::Devpts, _) => fresh("devpts", vec!["ptmxmode=666".to_owned()]),
         (MountKind::Tmpfs { size, inodes, .. }, _) => {

@@ -47,13 +47,15 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     let allowlist = Allowlist::load(&dirs.allowlist_file(), &caller.home)?;
     let group = Groups::new(dirs).find(&request.group)?;
     let group_config = config.for_group(group.name.as_str());
-    let identity = identity::resolve(caller, &group)?;
     let typed = command_of(request, group_config.command.as_deref())?;
     let limits = limits::resolve(request, &config)?;
-    let runtime = backend::find(
+    let chosen = request.backend.or(group_config.backend).or(config.run.backend).unwrap_or_default();
+    let runtime = backend::resolve(
+        chosen,
         request.runtime.as_deref().or(group_config.runtime.as_deref()).or(config.run.runtime.as_deref()),
         caller,
     )?;
+    let identity = identity::resolve(caller, &group, runtime.backend)?;
     let rootfs_name =
         request.rootfs.as_deref().or(group_config.rootfs.as_deref()).or(config.run.rootfs.as_deref()).unwrap_or("host");
     let mode = request.egress.or(group_config.egress).or(config.run.egress).unwrap_or_default();
@@ -123,18 +125,19 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
 }
 
 /// Paths of /proc that tell about the host, or that a program could hurt it with.
-const MASKED: [&str; 9] = [
+const MASKED: [&str; 10] = [
     "/proc/acpi",
     "/proc/kcore",
     "/proc/keys",
     "/proc/key-users",
     "/proc/latency_stats",
     "/proc/timer_list",
+    "/proc/timer_stats",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/kmsg",
 ];
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY: [&str; 6] = ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn existing(paths: &[&str]) -> Vec<String> {
     paths.iter().filter(|path| Path::new(path).exists()).map(|path| (*path).to_owned()).collect()

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{AGENT_ID, FileOwnership, IdMap, Identity};
-use crate::config::{Caller, Group};
+use crate::config::{Backend, Caller, Group};
 use crate::error::{Error, Result};
 
 /// First host id of the range for runs by root. The range lies above what
@@ -16,7 +16,7 @@ const GROUP_ID_STEP: u32 = 2;
 /// Resolves the id maps. As an ordinary user the agent is the caller, whatever
 /// the caller's uid; as root it is an unprivileged id of the group's own, and so
 /// is the runtime.
-pub fn resolve(caller: &Caller, group: &Group) -> Result<Identity> {
+pub fn resolve(caller: &Caller, group: &Group, backend: Backend) -> Result<Identity> {
     if caller.uid == 0 && !caller.is_root {
         return Err(Error::refused("the caller is uid 0 without the capabilities SYS_ADMIN, SETUID and SETGID")
             .because("the agent would be uid 0 on the host, and no other id can be mapped")
@@ -48,7 +48,8 @@ pub fn resolve(caller: &Caller, group: &Group) -> Result<Identity> {
         host_gid: agent,
         launcher_uids: maps.clone(),
         launcher_gids: maps,
-        in_launcher: AGENT_ID,
+        // Below podman the launcher stays in the host's own user namespace.
+        in_launcher: if backend == Backend::Podman { agent } else { AGENT_ID },
         files: FileOwnership::Idmapped,
         reason: format!(
             "called by root: the agent is host id {agent}, the runtime {runtime}; id-mapped mounts give files to the owner of the mounted directory"

@@ -445,7 +445,9 @@ pub struct Seccomp {
 pub struct Runtime {
     /// Whether belljar calls the OCI runtime itself, or podman.
     pub backend: Backend,
-    /// Its file on the host.
+    /// podman's own file, with the podman backend.
+    pub podman: Option<PathBuf>,
+    /// The OCI runtime's file on the host.
     pub path: PathBuf,
     /// How it was chosen.
     pub reason: String,

@@ -40,6 +40,9 @@ pub struct LiveRun {
     pub command: Vec<String>,
     /// The cgroup of its own, if any.
     pub cgroup: Option<PathBuf>,
+    /// The podman that has its container, if any.
+    #[serde(default)]
+    pub podman: Option<PathBuf>,
 }
 
 /// The directory of this process's run.
@@ -68,6 +71,7 @@ impl RunDirectory {
             started: now(),
             command: plan.command.clone(),
             cgroup: plan.limits.cgroup_parent.as_ref().map(|parent| parent.join(format!("belljar-{id}"))),
+            podman: plan.runtime.podman.clone(),
         };
         let file = path.join(STATE);
         let text = serde_json::to_string(&state).step(|| "render the run's state".to_owned())?;
@@ -163,6 +167,9 @@ fn bury_those_not_live(dirs: &Dirs, why: &str) -> Result<()> {
 fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
     let state = fs::read_to_string(path.join(STATE)).ok().and_then(|text| serde_json::from_str::<LiveRun>(&text).ok());
     if let Some(state) = state {
+        if let Some(podman) = &state.podman {
+            crate::launch::remove_container(podman, &state.run)?;
+        }
         if let Some(cgroup) = &state.cgroup {
             crate::launch::remove_cgroup(cgroup)?;
         }

@@ -1,0 +1,277 @@
+//! The container, from the runtime's start to its end.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::Pid;
+
+use super::handshake::{InitSays, Line, Ready, receive_master};
+use super::protocol::{Channel, FromLauncher, ToLauncher};
+use super::replaced::Replaced;
+use super::staging::{self, staged};
+use super::verify;
+use crate::error::{Context, Error, Kind, Result};
+use crate::plan::Plan;
+
+/// How long the runtime may take until the init reports.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a runtime that has not reported is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Longest piece of the environment in one message to the init, in bytes; below
+/// the kernel's default send buffer.
+const PIECE: usize = 64 << 10;
+
+/// How everything in the container is ended.
+pub enum Below {
+    /// The launcher is PID 1 of a process namespace that holds nothing else.
+    OwnNamespace,
+    /// podman's container has one of its own, with this PID 1.
+    Init(Pid),
+}
+
+/// A container whose runtime was started.
+pub struct Container {
+    /// The runtime, or `podman start`.
+    pub runtime: Child,
+    /// To the init.
+    pub line: Line,
+    /// How it is ended.
+    pub below: Below,
+    gateway_serves: bool,
+}
+
+impl Container {
+    /// What was started.
+    pub fn new(runtime: Child, line: Line, below: Below) -> Self {
+        Self { runtime, line, below, gateway_serves: false }
+    }
+
+    /// Waits for the init's report, and meanwhile for the terminal, the
+    /// supervisor's word, and a runtime that fails or starts something else.
+    pub fn wait_until_ready(
+        &mut self,
+        plan: &Plan,
+        console: Option<&UnixListener>,
+        channel: &Channel,
+    ) -> Result<Ready> {
+        let begun = Instant::now();
+        let mut console = console;
+        loop {
+            let mut watched = vec![
+                PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
+                PollFd::new(channel.as_fd(), PollFlags::POLLIN),
+            ];
+            if let Some(console) = console {
+                watched.push(PollFd::new(console.as_fd(), PollFlags::POLLIN));
+            }
+            poll_for(&mut watched, LOOK)?;
+            let woken: Vec<bool> =
+                watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
+            if woken.get(2) == Some(&true) {
+                if let Some(listener) = console.take() {
+                    let master = receive_master(listener)?;
+                    channel.send(&FromLauncher::Terminal, &[master.as_fd()])?;
+                }
+            }
+            if woken[1] {
+                self.obey_before_start(channel)?;
+            }
+            if woken[0] && matches!(self.line, Line::Awaited(_)) {
+                self.line.accept()?;
+                continue;
+            }
+            if woken[0] {
+                match self.line.hear()? {
+                    InitSays::Ready(ready) if console.is_none() || !plan.terminal => {
+                        return Ok(ready);
+                    }
+                    InitSays::Ready(_) => {
+                        return Err(self.kill_because(Error::failed("verify: the runtime made no terminal")));
+                    }
+                    _ => return Err(self.failure(plan)),
+                }
+            }
+            if matches!(self.line, Line::Awaited(_)) && matches!(self.runtime.try_wait(), Ok(Some(_))) {
+                return Err(self.failure(plan));
+            }
+            if let Some(difference) = self.stranger_as_pid_1() {
+                let error =
+                    Error::failed("verify: PID 1 of the container is not belljar's init; the agent did not run");
+                return Err(self.kill_because(error.because(difference)));
+            }
+            if begun.elapsed() > START_TIMEOUT {
+                return Err(self.kill_because(
+                    Error::failed(format!(
+                        "start the container: the init did not report within {} s",
+                        START_TIMEOUT.as_secs()
+                    ))
+                    .hint("belljar doctor"),
+                ));
+            }
+        }
+    }
+
+    /// Only the launcher's own process namespace holds nothing of others.
+    fn stranger_as_pid_1(&self) -> Option<String> {
+        match self.below {
+            Below::OwnNamespace => verify::stranger_as_pid_1(),
+            Below::Init(_) => None,
+        }
+    }
+
+    /// Gives the init the word to go on. One that was not started with the
+    /// agent's environment gets it now.
+    pub fn go_on(&self, plan: &Plan) -> Result<()> {
+        let step = || "give the init the word to go on".to_owned();
+        let Line::Open { socket, peer } = &self.line else { return Err(Error::failed(step())) };
+        let say = |bytes: &[u8]| send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).step(step).map(drop);
+        if peer.is_none() {
+            return say(b"GO");
+        }
+        let variables = plan.environment.iter().map(|variable| format!("{}={}\0", variable.name, variable.value));
+        let text: String = variables.collect();
+        say(format!("GO {}", text.len()).as_bytes())?;
+        text.as_bytes().chunks(PIECE).try_for_each(say)
+    }
+
+    /// The gateway serves: its files are put where the agent's programs look.
+    fn proceed(&mut self, names: Vec<String>, files: Vec<OwnedFd>) -> Result<()> {
+        staging::add_own_files(names, files).map_err(|error| self.kill_because(error))?;
+        self.gateway_serves = true;
+        Ok(())
+    }
+
+    /// Nothing may run before something answers on the listeners.
+    pub fn wait_for_gateway(&mut self, channel: &Channel) -> Result<()> {
+        while !self.gateway_serves {
+            match channel.receive::<ToLauncher>()? {
+                Some((ToLauncher::Proceed(names), files)) => self.proceed(names, files)?,
+                Some((ToLauncher::Refresh(_), _)) => {}
+                _ => return Err(self.kill_because(Error::failed("the run was ended before the agent began"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn obey_before_start(&mut self, channel: &Channel) -> Result<()> {
+        match channel.receive::<ToLauncher>()? {
+            Some((ToLauncher::Refresh(_), _)) => Ok(()),
+            Some((ToLauncher::Proceed(names), files)) => self.proceed(names, files),
+            _ => Err(self.kill_because(Error::failed("the run was ended before the agent began"))),
+        }
+    }
+
+    /// Why the runtime ended before the init reported, in its own words.
+    fn failure(&mut self, plan: &Plan) -> Error {
+        let code = self.wait_runtime_briefly();
+        let log = fs::read_to_string(staged("runtime.log")).unwrap_or_default();
+        let said: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+        let mut error = Error::failed(format!("start the container with {}", plan.runtime.path.display()));
+        for line in &said {
+            error = error.because(line);
+        }
+        if said.is_empty() {
+            error = error.because(format!(
+                "PID 1 was not belljar's init, or ended without a report (runtime's exit code {code:?})"
+            ));
+        }
+        self.kill_because(error.hint("belljar doctor"))
+    }
+
+    fn wait_runtime_briefly(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            if let Ok(Some(status)) = self.runtime.try_wait() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Ends the container before the agent's first instruction.
+    pub fn kill_because(&mut self, error: Error) -> Error {
+        let _ = self.runtime.kill();
+        let _ = match self.below {
+            // PID 1 of this process namespace: -1 is everything below, and only that.
+            Below::OwnNamespace => kill(Pid::from_raw(-1), Signal::SIGKILL),
+            Below::Init(init) => kill(init, Signal::SIGKILL),
+        };
+        Error { kind: Kind::Failed, ..error }
+    }
+
+    /// Stays until the container has ended.
+    pub fn watch(&mut self, init: Pid, channel: &Channel, mut replaced: Replaced) -> Result<FromLauncher> {
+        let runtime = rustix::process::pidfd_open(
+            rustix::process::Pid::from_child(&self.runtime),
+            rustix::process::PidfdFlags::empty(),
+        )
+        .step(|| "watch the runtime".to_owned())?;
+        let mut wait_status = None;
+        let mut init_speaks = true;
+        loop {
+            let mut watched =
+                vec![PollFd::new(runtime.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+            if init_speaks {
+                watched.push(PollFd::new(self.line.as_fd(), PollFlags::POLLIN));
+            }
+            poll_for(&mut watched, Duration::from_secs(3600))?;
+            let woken: Vec<bool> =
+                watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
+            drop(watched);
+            if woken.get(2) == Some(&true) {
+                match self.line.hear()? {
+                    InitSays::NotExecuted(errno) => channel.send(&FromLauncher::NotExecuted(errno), &[])?,
+                    InitSays::Exited(status) => wait_status = Some(status),
+                    InitSays::Gone => init_speaks = false,
+                    InitSays::Ready(_) => {}
+                }
+                continue;
+            }
+            if woken[1] {
+                self.obey(init, channel, &mut replaced)?;
+            }
+            if woken[0] {
+                let status = self.runtime.wait().step(|| "wait for the runtime".to_owned())?;
+                return Ok(FromLauncher::Ended { wait_status, runtime_code: status.code() });
+            }
+        }
+    }
+
+    fn obey(&mut self, init: Pid, channel: &Channel, replaced: &mut Replaced) -> Result<()> {
+        let Some((message, _)) = channel.receive::<ToLauncher>()? else {
+            return Err(self.kill_because(Error::failed("the supervisor is gone")));
+        };
+        match message {
+            ToLauncher::Signal(number) => {
+                if let Ok(signal) = Signal::try_from(number) {
+                    let _ = kill(init, signal);
+                }
+            }
+            ToLauncher::Kill => {
+                let _ = kill(init, Signal::SIGKILL);
+            }
+            ToLauncher::Refresh(index) => {
+                replaced.uncover(index);
+                // A name that could not be refreshed stays as old as it is.
+                let _ = staging::refresh(index);
+            }
+            ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd | ToLauncher::Proceed(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    match poll(watched, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno).step(|| "wait for the container".to_owned()),
+    }
+}

@@ -1,0 +1,343 @@
+//! The podman backend's part of the launcher: podman is called below the
+//! launcher, in its mount namespace, so that it sees the staging area and not
+//! the host's changing paths.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::unistd::{Gid, Pid, Uid, chown};
+
+use super::staging::{STAGING, clone_source, merged, move_to, staged};
+use crate::backend::host_environment;
+use crate::backend::podman::{
+    COVERED, DIRECTORY, OpenFiles, container_name, create_arguments, global_arguments, handshake_socket,
+    is_made_by_launcher,
+};
+use crate::bundle::{Place, seccomp};
+use crate::error::{Context, Error, Result};
+use crate::plan::{Content, Mount, MountKind, Plan};
+use crate::sys;
+
+/// The user namespace in which podman of an ordinary user works, as `podman
+/// unshare` makes it, and the environment that its children have there.
+#[derive(Debug)]
+pub struct PodmanNamespace {
+    user: File,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl AsFd for PodmanNamespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.user.as_fd()
+    }
+}
+
+impl PodmanNamespace {
+    /// Asks podman for it. The child holds it open until it is entered.
+    pub fn find(podman: &Path) -> Result<Self> {
+        let step = || format!("enter podman's user namespace with {} unshare", podman.display());
+        let hint = |error: Error| error.hint("podman unshare id    (or belljar run --backend crun)");
+        let mut child = Command::new(podman)
+            .args(["unshare", "sh", "-c", "echo $$; read -r line"])
+            .env_clear()
+            .envs(host_environment())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .step(step)
+            .map_err(hint)?;
+        let mut line = String::new();
+        let said = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
+        let found = match (said, line.trim().parse::<i32>()) {
+            (Some(Ok(_)), Ok(pid)) => Self::of(Pid::from_raw(pid)).step(step),
+            _ => Err(Error::failed(step())),
+        };
+        drop(child.stdin.take());
+        let output = child.wait_with_output().step(step)?;
+        found.map_err(|error| hint(with_lines(error, &output.stderr)))
+    }
+
+    fn of(process: Pid) -> std::io::Result<Self> {
+        let user = File::open(format!("/proc/{process}/ns/user"))?;
+        let environment = fs::read(format!("/proc/{process}/environ"))?
+            .split(|byte| *byte == 0)
+            .filter_map(|variable| {
+                let (name, value) = variable.split_at(variable.iter().position(|byte| *byte == b'=')?);
+                Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value[1..].to_vec())))
+            })
+            .collect();
+        Ok(Self { user, environment })
+    }
+}
+
+/// Namespaces of the launcher for podman: podman's user namespace where there
+/// is one, and a mount and cgroup namespace of its own. No process namespace:
+/// podman must know its containers by ids that hold outside.
+pub fn enter(namespace: Option<&PodmanNamespace>) -> Result<()> {
+    if let Some(namespace) = namespace {
+        setns(&namespace.user, CloneFlags::CLONE_NEWUSER).step(|| "enter podman's user namespace".to_owned())?;
+    }
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
+        .step(|| "make a mount and a cgroup namespace for podman".to_owned())
+}
+
+/// podman, as the launcher calls it.
+#[derive(Debug)]
+pub struct Podman<'a> {
+    plan: &'a Plan,
+    run: &'a str,
+    program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl<'a> Podman<'a> {
+    /// For the run; refused where the plan has no podman.
+    pub fn new(plan: &'a Plan, run: &'a str, namespace: Option<&PodmanNamespace>) -> Result<Self> {
+        let program = plan.runtime.podman.clone().ok_or_else(|| Error::failed("the plan names no podman"))?;
+        let environment = namespace.map_or_else(host_environment, |namespace| namespace.environment.clone());
+        Ok(Self { plan, run, program, environment })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(global_arguments(self.plan, &staged(DIRECTORY).join("nothing")))
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(Stdio::null());
+        sys::die_with_parent(&mut command);
+        command
+    }
+
+    fn call(&self, what: &str, mut command: Command) -> Result<()> {
+        let step = || format!("podman {what}, with {}", self.program.display());
+        let output = command.output().step(step)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(with_lines(Error::failed(step()), &output.stderr).hint("belljar doctor, or belljar run --backend crun"))
+    }
+
+    /// Creates and initialises the container; the pid of its PID 1, which waits
+    /// for the start.
+    pub fn create_and_initialise(&self, places: &[Option<Place>]) -> Result<Pid> {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let open_files = OpenFiles { soft: files.current.unwrap_or(1 << 20), hard: files.maximum.unwrap_or(1 << 20) };
+        let mut create = self.command();
+        create.args(create_arguments(self.plan, self.run, Path::new(STAGING), places, open_files)?);
+        self.call("create", create)?;
+        let mut init = self.command();
+        init.arg("init").arg(container_name(self.run));
+        self.call("init", init)?;
+        let file = staged(DIRECTORY).join("pid");
+        let step = || format!("read {}", file.display());
+        let pid = fs::read_to_string(&file).step(step)?.trim().parse().step(step)?;
+        Ok(Pid::from_raw(pid))
+    }
+
+    /// `podman start --attach`, with the agent's stdio. The process ends with the
+    /// container.
+    pub fn start(&self, stdio: Option<&[OwnedFd; 3]>, terminal: Option<OwnedFd>) -> Result<Child> {
+        let mut command = self.command();
+        command.args(["start", "--attach", "--interactive", "--sig-proxy=false", "--detach-keys="]);
+        command.arg(container_name(self.run));
+        let own = |fd: &OwnedFd| fd.try_clone().map(Stdio::from).step(|| "pass the agent's stdio".to_owned());
+        if let Some([stdin, stdout, stderr]) = stdio {
+            command.stdin(own(stdin)?).stdout(own(stdout)?).stderr(own(stderr)?);
+        }
+        if let Some(terminal) = &terminal {
+            command.stdin(own(terminal)?).stdout(own(terminal)?).stderr(own(terminal)?);
+            sys::take_terminal(&mut command);
+        }
+        command.spawn().step(|| format!("podman start, with {}", self.program.display()))
+    }
+}
+
+/// Removes the run's container, if there is one, with what runs in it. By the
+/// supervisor, or by whoever buries the run.
+pub fn remove(podman: &Path, run: &str) -> Result<()> {
+    let name = container_name(run);
+    let step = || format!("podman rm {name}");
+    let output = Command::new(podman)
+        .args(["rm", "--force", "--time", "0", "--ignore", "--volumes"])
+        .arg(&name)
+        .env_clear()
+        .envs(host_environment())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .step(step)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(with_lines(Error::failed(step()), &output.stderr).hint(format!("podman rm --force {name}")))
+}
+
+fn with_lines(error: Error, text: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(text).into_owned();
+    text.lines().filter(|line| !line.trim().is_empty()).fold(error, Error::because)
+}
+
+/// Makes what podman has no options for, and puts its place into `places`: each
+/// tmpfs with its limits, the devpts, /dev. Then podman's own files.
+pub fn stage(plan: &Plan, places: &mut [Option<Place>]) -> Result<()> {
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        if is_made_by_launcher(&mount.kind) {
+            let target = merged(index);
+            make(plan, mount, &target)?;
+            places[index] = Some(Place::Path(target));
+        }
+    }
+    let own = staged(DIRECTORY);
+    for name in ["", "nothing", "cgroup", "sys", "sys/fs", "sys/fs/cgroup"] {
+        directory(&own.join(name))?;
+    }
+    for (target, name) in COVERED {
+        if let Some(text) = generated(plan, target) {
+            write(&own.join(name), text)?;
+            // podman's mount needs a file to lie on, and podman looks users up.
+            below_root(target, text)?;
+        }
+    }
+    for path in ["/etc/passwd", "/etc/group"] {
+        below_root(path, generated(plan, path).unwrap_or_default())?;
+    }
+    directory(&staged("bundle/rootfs/sys"))?;
+    let profile = serde_json::to_string(&seccomp::profile()?.render()?).step(|| "render the profile".to_owned())?;
+    write(&own.join("seccomp.json"), &profile)
+}
+
+fn generated<'a>(plan: &'a Plan, path: &str) -> Option<&'a str> {
+    plan.root.generated.iter().find(|entry| entry.path == path).and_then(|entry| match &entry.content {
+        Content::Text(text) => Some(text.as_str()),
+        _ => None,
+    })
+}
+
+fn below_root(path: &str, text: &str) -> Result<()> {
+    let path = staged("bundle/rootfs").join(path.trim_start_matches('/'));
+    match path.exists() {
+        true => Ok(()),
+        false => {
+            path.parent().map_or(Ok(()), directory)?;
+            write(&path, text)
+        }
+    }
+}
+
+fn make(plan: &Plan, mount_: &Mount, target: &Path) -> Result<()> {
+    let owner = plan.identity.in_launcher;
+    let step = || format!("stage the mount of {}", mount_.target);
+    let mut flags = MsFlags::MS_NOSUID;
+    for (on, flag) in [(mount_.nodev, MsFlags::MS_NODEV), (mount_.noexec, MsFlags::MS_NOEXEC)] {
+        flags.set(flag, on);
+    }
+    let fresh = |kind: &str, options: &str| {
+        directory(target)?;
+        mount(Some(kind), target, Some(kind), flags, Some(options)).step(step)
+    };
+    match &mount_.kind {
+        MountKind::Tmpfs { size, inodes, mode } => {
+            fresh("tmpfs", &format!("size={size},nr_inodes={inodes},mode={mode:o},uid={owner},gid={owner}"))?;
+            if mount_.target == "/dev" {
+                links_of_dev(target)?;
+            }
+            targets_below(plan, mount_, target, owner)
+        }
+        MountKind::Devpts => fresh("devpts", "newinstance,ptmxmode=0666,mode=0620"),
+        _ => {
+            let device = Path::new(&mount_.target);
+            File::create(target).step(step)?;
+            move_to(&clone_source(device, None, false)?, target).step(step)
+        }
+    }
+}
+
+/// What crun makes in a /dev of its own.
+fn links_of_dev(dev: &Path) -> Result<()> {
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("core", "/proc/kcore"),
+        ("ptmx", "pts/ptmx"),
+    ];
+    links.iter().try_for_each(|(name, to)| symlink(to, dev.join(name)).step(|| format!("make the link /dev/{name}")))
+}
+
+/// The targets of later mounts in a tmpfs that is staged: the runtime's root
+/// may not be able to make them.
+fn targets_below(plan: &Plan, above: &Mount, staged_at: &Path, owner: u32) -> Result<()> {
+    for mount in &plan.mounts {
+        let Some(below) = mount.target.strip_prefix(&above.target).and_then(|rest| rest.strip_prefix('/')) else {
+            continue;
+        };
+        if below.contains('/') {
+            continue;
+        }
+        let path = staged_at.join(below);
+        match mount.kind {
+            MountKind::Device | MountKind::Console | MountKind::DevNull => write(&path, "")?,
+            MountKind::Bind { directory: false, .. } | MountKind::Generated { directory: false } => write(&path, "")?,
+            _ => directory(&path)?,
+        }
+        chown(&path, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
+            .step(|| format!("chown {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn directory(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path).step(|| format!("make directory {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).step(|| format!("write {}", path.display()))
+}
+
+/// The socket to which the init connects. It is taken away once that has
+/// happened, so that nothing else in the container can.
+pub fn listen_for_init() -> Result<OwnedFd> {
+    let path = handshake_socket(Path::new(STAGING));
+    let step = || format!("listen on {}", path.display());
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).step(step)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(&path).step(step)?).step(step)?;
+    listen(&socket, Backlog::new(1).step(step)?).step(step)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).step(step)?;
+    Ok(socket)
+}
+
+/// The init has connected: nothing else can from here on.
+pub fn forget_socket() -> Result<()> {
+    let path = handshake_socket(Path::new(STAGING));
+    fs::remove_file(&path).step(|| format!("remove {}", path.display()))
+}
+
+/// Enters the container's network namespace, so that what is opened from here on
+/// is the container's.
+pub fn enter_network(init: Pid) -> Result<()> {
+    let path = format!("/proc/{init}/ns/net");
+    let step = || "enter the container's network namespace".to_owned();
+    setns(File::open(&path).step(step)?, CloneFlags::CLONE_NEWNET).step(step)
+}
+
+/// A terminal for `podman start`, which carries it to the container's own: the
+/// side for the supervisor, and the side for podman.
+pub fn open_terminal(window: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {
+    let size =
+        window.map(|(rows, columns)| nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
+    let pair = nix::pty::openpty(size.as_ref(), None).step(|| "open a terminal for podman".to_owned())?;
+    Ok((pair.master, pair.slave))
+}
