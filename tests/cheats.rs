@@ -36,8 +36,13 @@ fn began(jar: &Jar) -> bool {
 
 /// The cheat is caught; the difference that is named holds all of these.
 fn caught(cheat: &str, named: &[&str]) {
+    caught_with(cheat, &[], named);
+}
+
+/// The same in a run with these options.
+fn caught_with(cheat: &str, options: &[&str], named: &[&str]) {
     let jar = Jar::new();
-    let Some(outcome) = cheated(&jar, cheat, &[]) else {
+    let Some(outcome) = cheated(&jar, cheat, options) else {
         return;
     };
     assert!(!began(&jar), "{cheat}: the agent began; stderr: {}", outcome.err());
@@ -103,6 +108,17 @@ fn an_init_written_to_after_it_was_staged() {
 #[test]
 fn a_mount_without_its_ro() {
     caught("drop-ro", &["/dev/shm", "flag", "noexec"]);
+}
+
+#[test]
+fn a_directory_of_a_writable_root_without_its_layer() {
+    caught_with("no-layer", &["--writable-root"], &["mount /usr:", "file system"]);
+}
+
+#[test]
+fn a_directory_of_a_writable_root_that_could_be_renamed() {
+    caught_with("no-holder", &["--writable-root"], &["mount /workspace:", "the kernel not"]);
+    caught_with("holder-rw", &["--writable-root"], &["mount /workspace:", "flag", "ro"]);
 }
 
 #[test]
