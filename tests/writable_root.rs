@@ -6,12 +6,12 @@ mod harness;
 mod world;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use harness::{
-    Jar, Live, Outcome, SECRET, SOON, eventually, is_root, names_in, processes_with, skip, tree, unpacked_root,
+    Jar, Live, Outcome, SECRET, SOON, eventually, finish, is_root, names_in, processes_with, skip, tree, unpacked_root,
 };
 use nix::sys::signal::Signal;
 use world::{TOKEN, World, has};
@@ -119,6 +119,33 @@ fn what_is_anothers_in_an_unpacked_root_stays_anothers() {
 }
 
 #[test]
+fn links_planted_in_the_root_lead_no_write_out_of_it() {
+    let jar = Jar::new();
+    let root = root_with_own(&jar);
+    jar.write("outside/file", SECRET);
+    let outside = jar.path("outside");
+    fs::set_permissions(&outside, PermissionsExt::from_mode(0o777)).expect("open it");
+    let _ = fs::remove_dir_all(root.join("etc/ssl"));
+    let links = ["etc/hosts", "etc/ssl", "var/lib", "opt/some/app/link", "srv/link", "outside"];
+    for link in links {
+        symlink(&outside, root.join(link)).expect("plant a link");
+        symlink(outside.join("file"), root.join(format!("{link}-file"))).expect("plant a link");
+    }
+    let relative = "../".repeat(20) + &jar.text("outside")[1..];
+    symlink(&relative, root.join("opt/some/app/relative")).expect("plant a link");
+    let script = format!(
+        "for d in /etc/ssl /var/lib /opt/some/app/link /opt/some/app/relative /srv/link /outside; do \
+           touch $d/made; echo x > $d-file; cat $d/file $d-file; done 2>/dev/null; \
+         mkdir -p {outside} && echo inside > {outside}/file && cat /opt/some/app/relative/file; cat /etc/hosts",
+        outside = outside.display()
+    );
+    let out = sh(&jar, &["--rootfs", &root.to_string_lossy()], &script).success().out();
+    assert!(out.contains("inside\n127.0.0.1 localhost") && !out.contains(SECRET), "{out}");
+    assert_eq!(names_in(&outside), ["file"]);
+    assert_eq!(fs::read_to_string(outside.join("file")).expect("read it"), SECRET);
+}
+
+#[test]
 fn two_runs_see_nothing_of_each_other() {
     let jar = Jar::new();
     let root = root_with_own(&jar).to_string_lossy().into_owned();
@@ -220,6 +247,22 @@ fn a_killed_run_leaves_nothing_of_it() {
     eventually("no process of the run is left", SOON, || processes_with(&mark).is_empty());
     eventually("no run directory is left", SOON, || jar.live_runs().is_empty());
     assert_eq!(table(), before, "a mount was left on the host");
+}
+
+#[test]
+fn it_works_whatever_the_callers_umask_is() {
+    let jar = Jar::new();
+    let root = root_with_own(&jar).to_string_lossy().into_owned();
+    for options in [vec![], vec![WRITABLE], vec![WRITABLE, "--rootfs", &root]] {
+        let mut command = Command::new("sh");
+        let words = [
+            "-c",
+            "umask 077; exec \"$0\" run \"$@\" -- sh -c 'umask; cat /etc/hosts >/dev/null && ls -d /bin/sh /workspace/group >/dev/null && echo seen'",
+        ];
+        command.args(words).arg(harness::belljar()).args(&options);
+        jar.surround(&mut command);
+        assert_eq!(finish(command, b"").success().out(), "0022\nseen\n", "{options:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, umask};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
@@ -41,6 +42,8 @@ pub fn merged(index: usize) -> PathBuf {
 /// cgroup v2 tree without which crun refuses hosts with hybrid cgroups.
 pub fn prepare(backend: Backend) -> Result<()> {
     let none: Option<&str> = None;
+    // The agent passes through what is made here, whatever the caller's umask is.
+    umask(Mode::from_bits_truncate(0o022));
     // Neither the host's later mounts come in, nor ours go out.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .step(|| "make the launcher's mounts private".to_owned())?;
