@@ -9,6 +9,9 @@ use std::path::PathBuf;
 
 use harness::{Jar, Outcome, skip, system_program};
 
+/// podman runs without a cgroup only runtimes whose names it knows.
+const WRAPPER: &str = "runtime/crun";
+
 /// Changes config.json, or the command line, and becomes crun.
 const CHEAT: &str = include_str!("cheats/cheat.py");
 
@@ -20,7 +23,7 @@ fn cheated(jar: &Jar, cheat: &str, options: &[&str]) -> Option<Outcome> {
     };
     let script = jar.write("runtime/cheat.py", CHEAT);
     let wrapper = jar.script(
-        "runtime/wrapper",
+        WRAPPER,
         &format!("#!/bin/sh\nexec {} {} {cheat} {} \"$@\"\n", python.display(), script.display(), crun.display()),
     );
     let wrapper = wrapper.to_string_lossy();
@@ -275,7 +278,7 @@ fn a_runtime_that_fails() {
 #[test]
 fn a_runtime_that_never_starts_anything_can_be_ended() {
     let jar = Jar::new();
-    let wrapper: PathBuf = jar.script("runtime/wrapper", "#!/bin/sh\nsleep 86397.1\n");
+    let wrapper: PathBuf = jar.script(WRAPPER, "#!/bin/sh\nsleep 86397.1\n");
     let live = jar.start(&["--runtime", &wrapper.to_string_lossy()], &["true"]);
     harness::eventually("the runtime has started", harness::SOON, || {
         harness::processes_with("sleep\u{0}86397.1").len() == 1

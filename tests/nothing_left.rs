@@ -8,7 +8,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use harness::{Dice, Jar, Live, SOON, descendants, eventually, is_alive, processes_with, tree};
+use harness::{Dice, Jar, Live, SOON, below_podman, descendants, eventually, finish, is_alive, processes_with, tree};
 use nix::sys::signal::Signal;
 
 /// How often the supervisor is killed, each time at another moment.
@@ -50,9 +50,29 @@ fn mounts(jar: &Jar) -> Vec<String> {
 fn nothing_is_left(jar: &Jar, mark: &str, project: &[String]) {
     eventually("no process of the run is left", SOON, || processes_with(mark).is_empty());
     eventually("no run directory is left", SOON, || jar.live_runs().is_empty());
+    if below_podman() {
+        let runs = jar.receipts().iter().map(|receipt| receipt["run"].to_string()).collect::<String>();
+        eventually("podman has nothing of the run", SOON, || podman(jar, &runs).is_empty());
+    }
     assert_eq!(mounts(jar), Vec::<String>::new(), "a mount was left on the host");
     assert_eq!(tree(&jar.project()), project, "the project's tree was changed");
     assert_eq!(jar.call(&["ps", "--json"]).success().out().trim(), "[]");
+}
+
+/// Containers of these runs that podman knows, volumes and networks of belljar's.
+fn podman(jar: &Jar, runs: &str) -> Vec<String> {
+    let call = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("podman");
+        command.args(arguments);
+        jar.surround(&mut command);
+        finish(command, b"").success().out().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut found = call(&["ps", "--all", "--format", "{{.Labels}}", "--filter", "label=belljar.run"]);
+    found.retain(|labels| runs.split('"').any(|run| !run.is_empty() && labels.contains(run)));
+    for kind in ["volume", "network"] {
+        found.extend(call(&[kind, "ls", "--quiet"]).into_iter().filter(|name| name.contains("belljar")));
+    }
+    found
 }
 
 #[test]
@@ -114,7 +134,7 @@ fn after_sigkill_of_the_supervisor_at_any_moment() {
         let _ = fs::remove_file(jar.group("main").join("began"));
         let live = start(&jar, &[], &mark);
         // From the first instruction to long after the agent's first one.
-        thread::sleep(Duration::from_micros(dice.below(60_000)));
+        thread::sleep(Duration::from_micros(dice.below(if below_podman() { 600_000 } else { 60_000 })));
         let family = descendants(live.pid());
         live.signal(Signal::SIGKILL);
         drop(live);
@@ -178,7 +198,8 @@ fn after_the_launcher_or_the_runtime_was_killed() {
         live.wait_for("ready");
         let family = descendants(live.pid());
         // The runtime is told where its bundle is; its parent is the launcher.
-        let runtimes = processes_with("--bundle");
+        // podman's conmon takes the runtime's place.
+        let runtimes = processes_with(if below_podman() { "conmon" } else { "--bundle" });
         let runtime = family.iter().map(|(pid, _)| *pid).find(|pid| runtimes.contains(pid)).expect("the runtime runs");
         let status = fs::read_to_string(format!("/proc/{runtime}/status")).expect("it is there");
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|pid| pid.trim().parse().ok());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bundle::{Place, init_arguments};
 use crate::error::{Error, Result};
-use crate::plan::{AGENT_ID, BELLJAR_DIR, FileOwnership, INIT_PATH, Mount, MountKind, Plan};
+use crate::plan::{AGENT_ID, BELLJAR_DIR, FileOwnership, INIT_PATH, Mount, MountKind, Plan, most_processes};
 
 /// Where podman's own files of a run are, in the staging area.
 pub const DIRECTORY: &str = "podman";
@@ -112,11 +112,10 @@ pub fn create_arguments(
     arguments.push(option("--pidfile=", &own.join("pid")));
     arguments.push(text("--ulimit=core=0:0"));
     arguments.push(format!("--ulimit=nofile={}:{}", open_files.soft, open_files.hard).into());
-    if let Some(pids) = &plan.limits.pids {
-        let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
-        let value = most.map_or(pids.value, |most| pids.value.min(most));
-        arguments.push(format!("--ulimit=nproc={value}:{value}").into());
-    }
+    // Not the planned one: until the container has its user namespace, podman's
+    // own processes and threads would count too. The init sets that.
+    let processes = most_processes();
+    arguments.push(format!("--ulimit=nproc={processes}:{processes}").into());
     if plan.terminal {
         arguments.push(text("--tty"));
     }

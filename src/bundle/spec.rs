@@ -12,7 +12,7 @@ use oci_spec::runtime::{
 
 use super::seccomp;
 use crate::error::{Context, Error, Result};
-use crate::plan::{AGENT_ID, INIT_PATH, Mount, MountKind, Plan};
+use crate::plan::{AGENT_ID, INIT_PATH, Mount, MountKind, Plan, process_limit};
 
 /// Where the things of one bundle lie, and how it is to be started.
 #[derive(Debug)]
@@ -77,8 +77,8 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     let environment: Vec<String> =
         plan.environment.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
     let mut rlimits = vec![rlimit(PosixRlimitType::RlimitCore, 0)?];
-    if let Some(pids) = &plan.limits.pids {
-        rlimits.push(rlimit(PosixRlimitType::RlimitNproc, pids.value)?);
+    if let Some(most) = process_limit(&plan.limits) {
+        rlimits.push(rlimit(PosixRlimitType::RlimitNproc, most)?);
     }
     let mut process = ProcessBuilder::default()
         .terminal(plan.terminal)
@@ -136,14 +136,7 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The limit, or what the caller has less of: only root could raise that.
 fn rlimit(kind: PosixRlimitType, value: u64) -> Result<PosixRlimit> {
-    let resource = if kind == PosixRlimitType::RlimitNproc {
-        rustix::process::Resource::Nproc
-    } else {
-        rustix::process::Resource::Core
-    };
-    let value = rustix::process::getrlimit(resource).maximum.map_or(value, |most| value.min(most));
     PosixRlimitBuilder::default()
         .typ(kind)
         .hard(value)

@@ -6,9 +6,11 @@
 //! socket: `READY <finding>` out, `GO` in, `EXEC <errno>` or
 //! `EXIT <wait status>` out. The socket is a descriptor that it was started
 //! with, or a path to connect to, where something stands between the launcher
-//! and it that passes no descriptors on (podman). In that case `GO <bytes>`
-//! comes with the whole environment of the agent, and the init ends with the
-//! launcher. The launcher believes none of it before it has
+//! and it that passes no descriptors on (podman). In that case the word is
+//! `GO <bytes> <processes> <streams>`: the whole environment of the agent
+//! follows, its process limit is set here, where the namespace holds nothing
+//! else, `one` stream makes stderr the same pipe as stdout, and the init ends
+//! with the launcher. The launcher believes none of it before it has
 //! read the kernel's view of this process; see `launch::verify`.
 
 use std::ffi::{CString, OsString, c_char, c_int, c_long, c_ulong, c_void};
@@ -38,6 +40,8 @@ mod sys {
         pub fn syscall(number: c_long, ...) -> c_long;
         pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
         pub fn connect(fd: c_int, address: *const c_void, length: u32) -> c_int;
+        pub fn setrlimit(resource: c_int, limit: *const c_void) -> c_int;
+        pub fn dup2(from: c_int, to: c_int) -> c_int;
         pub static mut environ: *const *const c_char;
     }
 }
@@ -52,6 +56,7 @@ const O_ASYNC: c_int = 0o20000;
 const MSG_PEEK: c_int = 2;
 const MSG_DONTWAIT: c_int = 0x40;
 const SIGIO: c_int = 29;
+const RLIMIT_NPROC: c_int = 6;
 const FD_CLOEXEC: c_int = 1;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const SIG_DFL: usize = 0;
@@ -209,6 +214,25 @@ fn take_environment(fd: c_int, length: usize) -> bool {
     true
 }
 
+/// Sets RLIMIT_NPROC for the agent; 0 for none.
+fn limit_processes(most: u64) -> bool {
+    let limit = [most, most];
+    // SAFETY: an rlimit is two integers of 64 bits (getrlimit(2)).
+    #[allow(unsafe_code)]
+    unsafe {
+        most == 0 || sys::setrlimit(RLIMIT_NPROC, limit.as_ptr().cast()) == 0
+    }
+}
+
+/// stderr becomes the same pipe as stdout, as it is outside.
+fn join_streams() -> bool {
+    // SAFETY: integers only.
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::dup2(1, 2) == 2
+    }
+}
+
 fn main() {
     let mut args = std::env::args_os().skip(1);
     let handshake = args.next().and_then(|fd| fd.into_string().ok()).unwrap_or_default();
@@ -229,13 +253,18 @@ fn main() {
         None => tell(fd, "READY"),
         Some(finding) => tell(fd, &format!("READY {finding}")),
     }
-    let mut buffer = [0u8; 32];
+    let mut buffer = [0u8; 64];
     // SAFETY: the buffer's length is given and it lives through the call.
     #[allow(unsafe_code)]
     let got = unsafe { sys::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
     let word = std::str::from_utf8(&buffer[..usize::try_from(got).unwrap_or(0)]).unwrap_or_default();
-    let goes = match word.strip_prefix("GO ").map(str::parse) {
-        Some(Ok(length)) if connected => take_environment(fd, length),
+    let words: Vec<&str> = word.split(' ').collect();
+    let goes = match words.as_slice() {
+        ["GO", length, processes, streams] if connected => {
+            length.parse().is_ok_and(|length| take_environment(fd, length))
+                && processes.parse().is_ok_and(limit_processes)
+                && (*streams != "one" || join_streams())
+        }
         _ => word == "GO" && !connected,
     };
     if !goes || command.is_empty() {

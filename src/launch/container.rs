@@ -12,12 +12,13 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Pid;
 
 use super::handshake::{InitSays, Line, Ready, receive_master};
+use super::podman;
 use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::replaced::Replaced;
 use super::staging::{self, staged};
 use super::verify;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::Plan;
+use crate::plan::{Plan, process_limit};
 
 /// How long the runtime may take until the init reports.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,6 +34,15 @@ pub enum Below {
     OwnNamespace,
     /// podman's container has one of its own, with this PID 1.
     Init(Pid),
+}
+
+/// Whether the agent's stdout and stderr are one pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// They are.
+    One,
+    /// Each has its own, or both are a terminal.
+    Two,
 }
 
 /// A container whose runtime was started.
@@ -125,9 +135,9 @@ impl Container {
         }
     }
 
-    /// Gives the init the word to go on. One that was not started with the
-    /// agent's environment gets it now.
-    pub fn go_on(&self, plan: &Plan) -> Result<()> {
+    /// Gives the init the word to go on, and one below podman what podman could
+    /// not give it.
+    pub fn go_on(&self, plan: &Plan, streams: Streams) -> Result<()> {
         let step = || "give the init the word to go on".to_owned();
         let Line::Open { socket, peer } = &self.line else { return Err(Error::failed(step())) };
         let say = |bytes: &[u8]| send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).step(step).map(drop);
@@ -136,7 +146,9 @@ impl Container {
         }
         let variables = plan.environment.iter().map(|variable| format!("{}={}\0", variable.name, variable.value));
         let text: String = variables.collect();
-        say(format!("GO {}", text.len()).as_bytes())?;
+        let processes = process_limit(&plan.limits).unwrap_or(0);
+        let streams = if streams == Streams::One { "one" } else { "two" };
+        say(format!("GO {} {processes} {streams}", text.len()).as_bytes())?;
         text.as_bytes().chunks(PIECE).try_for_each(say)
     }
 
@@ -201,7 +213,11 @@ impl Container {
         let _ = match self.below {
             // PID 1 of this process namespace: -1 is everything below, and only that.
             Below::OwnNamespace => kill(Pid::from_raw(-1), Signal::SIGKILL),
-            Below::Init(init) => kill(init, Signal::SIGKILL),
+            Below::Init(init) => {
+                let killed = kill(init, Signal::SIGKILL);
+                podman::end_descendants();
+                killed
+            }
         };
         Error { kind: Kind::Failed, ..error }
     }
@@ -268,7 +284,8 @@ impl Container {
     }
 }
 
-fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
+/// poll(2); a signal is no error.
+pub fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     match poll(watched, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
 
-use super::container::{Below, Container};
+use super::container::{Below, Container, Streams};
 use super::handshake::{Line, Ready};
 use super::network;
 use super::podman::{self, Podman, PodmanNamespace};
@@ -156,7 +156,7 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
     let init_file = verify::Stamp::of(&staged("belljar/init"))?;
     let listener = podman::listen_for_init()?;
     let podman = Podman::new(plan, given.run, given.podman.as_ref())?;
-    let created = podman.create_and_initialise(&places)?;
+    let created = podman.create_and_initialise(&places, channel)?;
     steps.end("podman create and init");
     podman::enter_network(created)?;
     sys::loopback_up().step(|| "bring the loopback interface up".to_owned())?;
@@ -206,8 +206,14 @@ fn proceed(
     report.steps = steps.into_list();
     let replaced = Replaced::remember(given.plan, ready.pid)?;
     channel.send(&FromLauncher::Started(report), &[])?;
-    container.go_on(given.plan)?;
+    container.go_on(given.plan, streams_of(given.stdio.as_ref())?)?;
     container.watch(ready.pid, channel, replaced)
+}
+
+fn streams_of(stdio: Option<&[OwnedFd; 3]>) -> Result<Streams> {
+    let Some([_, stdout, stderr]) = stdio else { return Ok(Streams::Two) };
+    let same = verify::inode_of(stdout)? == verify::inode_of(stderr)?;
+    Ok(if same { Streams::One } else { Streams::Two })
 }
 
 /// Opens the sockets that the gateway serves, and hands them over.

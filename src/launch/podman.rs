@@ -9,13 +9,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, chown};
 
+use super::container::poll_for;
+use super::protocol::{Channel, ToLauncher};
 use super::staging::{STAGING, clone_source, merged, move_to, staged};
 use crate::backend::host_environment;
 use crate::backend::podman::{
@@ -26,6 +32,11 @@ use crate::bundle::{Place, seccomp};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Content, Mount, MountKind, Plan};
 use crate::sys;
+
+/// How long one call of podman may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Generations of processes that are ended at most.
+const ROUNDS: usize = 64;
 
 /// The user namespace in which podman of an ordinary user works, as `podman
 /// unshare` makes it, and the environment that its children have there.
@@ -87,6 +98,8 @@ pub fn enter(namespace: Option<&PodmanNamespace>) -> Result<()> {
     if let Some(namespace) = namespace {
         setns(&namespace.user, CloneFlags::CLONE_NEWUSER).step(|| "enter podman's user namespace".to_owned())?;
     }
+    // What podman leaves behind, its conmon, stays below the launcher.
+    nix::sys::prctl::set_child_subreaper(true).step(|| "adopt podman's processes".to_owned())?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
         .step(|| "make a mount and a cgroup namespace for podman".to_owned())
 }
@@ -120,26 +133,39 @@ impl<'a> Podman<'a> {
         command
     }
 
-    fn call(&self, what: &str, mut command: Command) -> Result<()> {
+    /// Calls podman to its end; the supervisor's word, or the time, can end it
+    /// before, with all that it has started.
+    fn call(&self, what: &str, mut command: Command, channel: &Channel) -> Result<()> {
         let step = || format!("podman {what}, with {}", self.program.display());
-        let output = command.output().step(step)?;
-        if output.status.success() {
-            return Ok(());
+        // A file, because what podman leaves running may hold a pipe open.
+        let log = staged(DIRECTORY).join("log");
+        command.stdout(Stdio::null()).stderr(File::create(&log).step(step)?);
+        let mut child = command.spawn().step(step)?;
+        let ended = wait_for(&mut child, channel).and_then(|status| match status {
+            Some(status) if status.success() => Ok(()),
+            Some(_) => {
+                let said = fs::read(&log).unwrap_or_default();
+                Err(with_lines(Error::failed(step()), &said).hint("belljar doctor, or belljar run --backend crun"))
+            }
+            None => Err(Error::failed(step()).because(format!("it took more than {} s", CALL_TIMEOUT.as_secs()))),
+        });
+        if ended.is_err() {
+            end_descendants();
         }
-        Err(with_lines(Error::failed(step()), &output.stderr).hint("belljar doctor, or belljar run --backend crun"))
+        ended
     }
 
     /// Creates and initialises the container; the pid of its PID 1, which waits
     /// for the start.
-    pub fn create_and_initialise(&self, places: &[Option<Place>]) -> Result<Pid> {
+    pub fn create_and_initialise(&self, places: &[Option<Place>], channel: &Channel) -> Result<Pid> {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let open_files = OpenFiles { soft: files.current.unwrap_or(1 << 20), hard: files.maximum.unwrap_or(1 << 20) };
         let mut create = self.command();
         create.args(create_arguments(self.plan, self.run, Path::new(STAGING), places, open_files)?);
-        self.call("create", create)?;
+        self.call("create", create, channel)?;
         let mut init = self.command();
         init.arg("init").arg(container_name(self.run));
-        self.call("init", init)?;
+        self.call("init", init, channel)?;
         let file = staged(DIRECTORY).join("pid");
         let step = || format!("read {}", file.display());
         let pid = fs::read_to_string(&file).step(step)?.trim().parse().step(step)?;
@@ -161,6 +187,48 @@ impl<'a> Podman<'a> {
             sys::take_terminal(&mut command);
         }
         command.spawn().step(|| format!("podman start, with {}", self.program.display()))
+    }
+}
+
+/// Waits for podman; `None` when it takes too long. An error when the run is
+/// ended meanwhile.
+fn wait_for(child: &mut Child, channel: &Channel) -> Result<Option<ExitStatus>> {
+    let step = || "wait for podman".to_owned();
+    let process = rustix::process::Pid::from_child(child);
+    let ended = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).step(step)?;
+    let begun = Instant::now();
+    while begun.elapsed() < CALL_TIMEOUT {
+        let mut watched =
+            [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        poll_for(&mut watched, Duration::from_secs(1))?;
+        if watched[0].any().unwrap_or_default() {
+            return child.wait().map(Some).step(step);
+        }
+        if watched[1].any().unwrap_or_default() {
+            match channel.receive::<ToLauncher>()? {
+                Some((ToLauncher::Refresh(_), _)) => {}
+                _ => return Err(Error::failed("the run was ended before the agent began")),
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Kills everything that descends from this process, which adopts what its
+/// children leave, and nothing else.
+pub fn end_descendants() {
+    let own = nix::unistd::getpid();
+    for _ in 0..ROUNDS {
+        let text = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let children: Vec<i32> = text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+        if children.is_empty() {
+            return;
+        }
+        // Theirs become this process's own, and are met in the next round.
+        for child in children.into_iter().map(Pid::from_raw) {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::backend::podman;
 use crate::bundle::{Place, init_arguments};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
-use crate::plan::{AGENT_ID, FileOwnership, Mount, MountEntry, MountKind, Plan, read_mountinfo};
+use crate::plan::{AGENT_ID, FileOwnership, Mount, MountEntry, MountKind, Plan, process_limit, read_mountinfo};
 
 /// What the launcher knows of the container from itself.
 #[derive(Debug)]
@@ -163,9 +163,8 @@ fn check_process(plan: &Plan, facts: &Facts<'_>, process: &Path, differences: &m
         line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
     };
     differences.compare("core dump limit", "0 0", limit("Max core file size"));
-    if let Some(pids) = &plan.limits.pids {
-        let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
-        let value = most.map_or(pids.value, |most| pids.value.min(most));
+    // Below podman the init sets it after the word to go on.
+    if let Some(value) = process_limit(&plan.limits).filter(|_| !below_podman(plan)) {
         differences.compare("process limit", format!("{value} {value}"), limit("Max processes"));
     }
     Ok(())

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// Processes and threads of a run, unless said otherwise.
 const DEFAULT_PIDS: u64 = 4096;
 
+/// PID_MAX_LIMIT of the kernel on 64 bits.
+const MOST_IDS: u64 = 1 << 22;
+
 /// A duration such as `10m` or `1h 30m`; seconds when there is no unit.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let plain = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
@@ -108,6 +111,21 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
         cpus: cpus.map(|value| Limit { value, enforced: by.0, by: by.1.clone() }),
         cgroup_parent: cgroup.and_then(std::result::Result::ok),
     })
+}
+
+/// RLIMIT_NPROC of the agent: the limit of the plan, or what the caller has less
+/// of, because only root could raise that.
+pub fn process_limit(limits: &Limits) -> Option<u64> {
+    limits.pids.as_ref().map(|pids| pids.value.min(most_processes()))
+}
+
+/// As many processes as the caller may have: its hard RLIMIT_NPROC, or the
+/// number of process ids (proc_sys_kernel(5), pid_max), to which podman lowers
+/// the limit.
+pub fn most_processes() -> u64 {
+    let ids = fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok());
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
+    most.unwrap_or(u64::MAX).min(ids.unwrap_or(MOST_IDS))
 }
 
 /// The cgroup (v2) below which this caller can make one with these controllers.

@@ -36,7 +36,7 @@ pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build};
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
 pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};
-pub use limits::{delegated_cgroup, parse_cpus, parse_duration, parse_size};
+pub use limits::{delegated_cgroup, most_processes, parse_cpus, parse_duration, parse_size, process_limit};
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};

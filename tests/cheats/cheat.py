@@ -9,6 +9,9 @@ import subprocess
 import sys
 
 cheat, crun, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
+# podman asks for more than a container: versions, states.
+if "--bundle" not in arguments:
+    os.execv(crun, [crun] + arguments)
 bundle = arguments[arguments.index("--bundle") + 1]
 config = os.path.join(bundle, "config.json")
 with open(config) as file:
@@ -29,9 +32,11 @@ def keep(kind):
     linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] != kind]
 
 
+below_podman = "--preserve-fds" not in arguments
+root = os.path.join(bundle, spec["root"]["path"])
 bind = ["rbind", "rprivate", "nosuid", "nodev", "ro"]
 if cheat == "add-mount":
-    os.makedirs(os.path.join(bundle, "rootfs/workspace/stolen"), exist_ok=True)
+    os.makedirs(os.path.join(root, "workspace/stolen"), exist_ok=True)
     spec["mounts"].append(
         {"destination": "/workspace/stolen", "type": "bind", "source": "/var", "options": bind})
 elif cheat == "mount-on-top":
@@ -82,6 +87,7 @@ elif cheat == "allow-one":
         rule["names"] = [name for name in rule["names"] if name != "unshare"]
     linux["seccomp"]["syscalls"].append({"names": ["unshare"], "action": "SCMP_ACT_ALLOW"})
 elif cheat == "other-uid":
+    # podman's maps are longer: the first range is the container's root.
     # Root's launcher has two ids to choose from; in a user's only the inside can differ.
     if linux["uidMappings"][0]["hostID"]:
         change = {"hostID": 0}
@@ -105,7 +111,7 @@ elif cheat == "agent-as-init":
     process["args"] = process["args"][2:]
 elif cheat == "copied-init":
     import shutil
-    copy = os.path.join(bundle, "rootfs/init")
+    copy = os.path.join(root, "init")
     shutil.copy(os.path.join(mount("/run/belljar")["source"], "init"), copy)
     os.chmod(copy, 0o755)
     process["args"][0] = "/init"
@@ -123,13 +129,17 @@ elif cheat == "other-network":
 elif cheat == "leak":
     leak = os.open("/usr", os.O_RDONLY)
     os.dup2(leak, 4, inheritable=True)
-    arguments[arguments.index("--preserve-fds") + 1] = "2"
+    if below_podman:
+        os.dup2(leak, 3, inheritable=True)
+        arguments[-1:-1] = ["--preserve-fds", "2"]
+    else:
+        arguments[arguments.index("--preserve-fds") + 1] = "2"
 elif cheat == "other-stdin":
     os.dup2(os.open("/usr/bin/env", os.O_RDONLY), 0, inheritable=True)
 elif cheat == "no-rlimits":
     process.pop("rlimits", None)
 elif cheat == "hook":
-    target = os.path.join(bundle, "rootfs/workspace/global")
+    target = os.path.join(root, "workspace/global")
     spec["hooks"] = {"createContainer": [
         {"path": "/bin/mount", "args": ["mount", "-t", "tmpfs", "none", target]}]}
 elif cheat == "reorder":

@@ -49,6 +49,17 @@ pub fn probe() -> PathBuf {
     probe
 }
 
+/// The backend that these tests are about, where it is not the default:
+/// `tests/run` runs the security tests again with `BELLJAR_TEST_BACKEND=podman`.
+pub fn backend() -> Option<String> {
+    std::env::var("BELLJAR_TEST_BACKEND").ok().filter(|backend| !backend.is_empty())
+}
+
+/// Whether these tests are about the podman backend.
+pub fn below_podman() -> bool {
+    backend().as_deref() == Some("podman")
+}
+
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -185,6 +196,12 @@ impl Jar {
     /// belljar with these arguments, in the project, without a terminal.
     pub fn belljar<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(belljar());
+        let mut arguments = arguments.into_iter().peekable();
+        let runs = arguments.peek().is_some_and(|first| ["run", "explain"].map(OsStr::new).contains(&first.as_ref()));
+        command.args(arguments.by_ref().take(1));
+        if let (true, Some(backend)) = (runs, backend()) {
+            command.arg("--backend").arg(backend);
+        }
         command.args(arguments);
         self.surround(&mut command);
         command
