@@ -21,6 +21,11 @@ pub const HANDSHAKE_NAME: &str = "handshake";
 pub const COVERED: [(&str, &str); 4] =
     [("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf"), ("/sys", "sys"), ("/sys/fs/cgroup", "cgroup")];
 
+/// File in [`DIRECTORY`] with the process id of the container's PID 1.
+pub const PID_FILE: &str = "pid";
+/// File in [`DIRECTORY`] with the process id of conmon.
+pub const CONMON_PID_FILE: &str = "conmon.pid";
+
 /// Name of the run's container, for podman and for those who look for it.
 pub fn container_name(run: &str) -> String {
     format!("belljar-{run}")
@@ -109,7 +114,8 @@ pub fn create_arguments(
     arguments.push(format!("--user={AGENT_ID}:{AGENT_ID}").into());
     arguments.push(format!("--hostname={}", plan.hostname).into());
     arguments.push(format!("--workdir={}", plan.workdir).into());
-    arguments.push(option("--pidfile=", &own.join("pid")));
+    arguments.push(option("--pidfile=", &own.join(PID_FILE)));
+    arguments.push(option("--conmon-pidfile=", &own.join(CONMON_PID_FILE)));
     arguments.push(text("--ulimit=core=0:0"));
     arguments.push(format!("--ulimit=nofile={}:{}", open_files.soft, open_files.hard).into());
     // Not the planned one: until the container has its user namespace, podman's

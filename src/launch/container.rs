@@ -24,6 +24,8 @@ use crate::plan::{Plan, process_limit};
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a runtime that has not reported is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long `podman start` may outlive conmon.
+const AFTER_CONMON: Duration = Duration::from_secs(2);
 /// Longest piece of the environment in one message to the init, in bytes; below
 /// the kernel's default send buffer.
 const PIECE: usize = 64 << 10;
@@ -32,8 +34,18 @@ const PIECE: usize = 64 << 10;
 pub enum Below {
     /// The launcher is PID 1 of a process namespace that holds nothing else.
     OwnNamespace,
-    /// podman's container has one of its own, with this PID 1.
-    Init(Pid),
+    /// podman's container has one of its own.
+    Podman(Created),
+}
+
+/// What podman has created.
+pub struct Created {
+    /// PID 1 of the container: the runtime's process until the start.
+    pub init: Pid,
+    /// pidfd of conmon, which holds the agent's stdio.
+    pub conmon: OwnedFd,
+    /// What that process executed before the start, and what it must execute.
+    pub programs: [verify::Stamp; 2],
 }
 
 /// Whether the agent's stdout and stderr are one pipe.
@@ -127,11 +139,11 @@ impl Container {
         }
     }
 
-    /// Only the launcher's own process namespace holds nothing of others.
+    /// A program that is neither the init nor the runtime's own, as PID 1.
     fn stranger_as_pid_1(&self) -> Option<String> {
-        match self.below {
+        match &self.below {
             Below::OwnNamespace => verify::stranger_as_pid_1(),
-            Below::Init(_) => None,
+            Below::Podman(created) => verify::stranger_as(created.init, &created.programs),
         }
     }
 
@@ -210,11 +222,11 @@ impl Container {
     /// Ends the container before the agent's first instruction.
     pub fn kill_because(&mut self, error: Error) -> Error {
         let _ = self.runtime.kill();
-        let _ = match self.below {
+        let _ = match &self.below {
             // PID 1 of this process namespace: -1 is everything below, and only that.
             Below::OwnNamespace => kill(Pid::from_raw(-1), Signal::SIGKILL),
-            Below::Init(init) => {
-                let killed = kill(init, Signal::SIGKILL);
+            Below::Podman(created) => {
+                let killed = kill(created.init, Signal::SIGKILL);
                 podman::end_descendants();
                 killed
             }
@@ -231,17 +243,37 @@ impl Container {
         .step(|| "watch the runtime".to_owned())?;
         let mut wait_status = None;
         let mut init_speaks = true;
+        let mut conmon = match &self.below {
+            Below::OwnNamespace => None,
+            Below::Podman(created) => Some(created.conmon.try_clone().step(|| "duplicate a descriptor".to_owned())?),
+        };
+        let mut patience = Duration::from_secs(3600);
         loop {
-            let mut watched =
-                vec![PollFd::new(runtime.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-            if init_speaks {
-                watched.push(PollFd::new(self.line.as_fd(), PollFlags::POLLIN));
+            let [runtime_at, channel_at, init_at, conmon_at] = [0, 1, 2, 3];
+            let init_flags = if init_speaks { PollFlags::POLLIN } else { PollFlags::empty() };
+            let mut watched = vec![
+                PollFd::new(runtime.as_fd(), PollFlags::POLLIN),
+                PollFd::new(channel.as_fd(), PollFlags::POLLIN),
+                PollFd::new(if init_speaks { self.line.as_fd() } else { channel.as_fd() }, init_flags),
+            ];
+            if let Some(conmon) = &conmon {
+                watched.push(PollFd::new(conmon.as_fd(), PollFlags::POLLIN));
             }
-            poll_for(&mut watched, Duration::from_secs(3600))?;
+            let some = poll_for(&mut watched, patience)?;
             let woken: Vec<bool> =
                 watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(watched);
-            if woken.get(2) == Some(&true) {
+            if woken.get(conmon_at) == Some(&true) {
+                // With the agent's stdio it has lost its end too; podman may wait
+                // for ever for what only conmon would have told it.
+                conmon = None;
+                let _ = kill(init, Signal::SIGKILL);
+                patience = AFTER_CONMON;
+            }
+            if !some && patience == AFTER_CONMON {
+                let _ = self.runtime.kill();
+            }
+            if init_speaks && woken.get(init_at) == Some(&true) {
                 match self.line.hear()? {
                     InitSays::NotExecuted(errno) => channel.send(&FromLauncher::NotExecuted(errno), &[])?,
                     InitSays::Exited(status) => wait_status = Some(status),
@@ -250,10 +282,10 @@ impl Container {
                 }
                 continue;
             }
-            if woken[1] {
+            if woken[channel_at] {
                 self.obey(init, channel, &mut replaced)?;
             }
-            if woken[0] {
+            if woken[runtime_at] {
                 let status = self.runtime.wait().step(|| "wait for the runtime".to_owned())?;
                 return Ok(FromLauncher::Ended { wait_status, runtime_code: status.code() });
             }
@@ -284,11 +316,12 @@ impl Container {
     }
 }
 
-/// poll(2); a signal is no error.
-pub fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
+/// poll(2); a signal is no error. Whether something happened within the time.
+pub fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<bool> {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     match poll(watched, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Ok(count) => Ok(count > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(true),
         Err(errno) => Err(errno).step(|| "wait for the container".to_owned()),
     }
 }

@@ -156,14 +156,15 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
     let init_file = verify::Stamp::of(&staged("belljar/init"))?;
     let listener = podman::listen_for_init()?;
     let podman = Podman::new(plan, given.run, given.podman.as_ref())?;
-    let created = podman.create_and_initialise(&places, channel)?;
+    let created = podman.create_and_initialise(&places, channel, init_file)?;
     steps.end("podman create and init");
-    podman::enter_network(created)?;
-    sys::loopback_up().step(|| "bring the loopback interface up".to_owned())?;
-    open_listeners(given)?;
-    let mut facts = verify::Facts { init: created, handshake_inode: None, stdio: None, staging: &staging, init_file };
+    let facts = verify::Facts { init: created.init, handshake_inode: None, stdio: None, staging: &staging, init_file };
+    // Before anything is opened in it: it could be the host's network.
     verify::verify_created(plan, &places, &facts)?;
     steps.end("verify what was created");
+    podman::enter_network(created.init)?;
+    sys::loopback_up().step(|| "bring the loopback interface up".to_owned())?;
+    open_listeners(given)?;
     let terminal = if plan.terminal {
         let (master, slave) = podman::open_terminal(given.window)?;
         channel.send(&FromLauncher::Terminal, &[master.as_fd()])?;
@@ -172,15 +173,14 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
         None
     };
     let runtime = podman.start(given.stdio.as_ref(), terminal)?;
-    let mut container = Container::new(runtime, Line::Awaited(listener), Below::Init(created));
+    let mut container = Container::new(runtime, Line::Awaited(listener), Below::Podman(created));
     let ready = container.wait_until_ready(plan, None, channel)?;
     podman::forget_socket()?;
     steps.end("podman start");
-    if ready.pid != created {
+    if ready.pid != facts.init {
         let error = Error::failed("verify: what spoke as the init is not the container's PID 1");
         return Err(container.kill_because(error));
     }
-    facts.init = ready.pid;
     proceed(given, container, &ready, (&places, &facts), steps)
 }
 

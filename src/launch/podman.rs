@@ -20,13 +20,14 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, chown};
 
-use super::container::poll_for;
+use super::container::{Created, poll_for};
 use super::protocol::{Channel, ToLauncher};
 use super::staging::{STAGING, clone_source, merged, move_to, staged};
+use super::verify::Stamp;
 use crate::backend::host_environment;
 use crate::backend::podman::{
-    COVERED, DIRECTORY, OpenFiles, container_name, create_arguments, global_arguments, handshake_socket,
-    is_made_by_launcher,
+    CONMON_PID_FILE, COVERED, DIRECTORY, OpenFiles, PID_FILE, container_name, create_arguments, global_arguments,
+    handshake_socket, is_made_by_launcher,
 };
 use crate::bundle::{Place, seccomp};
 use crate::error::{Context, Error, Result};
@@ -155,9 +156,14 @@ impl<'a> Podman<'a> {
         ended
     }
 
-    /// Creates and initialises the container; the pid of its PID 1, which waits
-    /// for the start.
-    pub fn create_and_initialise(&self, places: &[Option<Place>], channel: &Channel) -> Result<Pid> {
+    /// Creates and initialises the container, whose PID 1 waits for the start and
+    /// must be `init_file` then.
+    pub fn create_and_initialise(
+        &self,
+        places: &[Option<Place>],
+        channel: &Channel,
+        init_file: Stamp,
+    ) -> Result<Created> {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let open_files = OpenFiles { soft: files.current.unwrap_or(1 << 20), hard: files.maximum.unwrap_or(1 << 20) };
         let mut create = self.command();
@@ -166,10 +172,13 @@ impl<'a> Podman<'a> {
         let mut init = self.command();
         init.arg("init").arg(container_name(self.run));
         self.call("init", init, channel)?;
-        let file = staged(DIRECTORY).join("pid");
-        let step = || format!("read {}", file.display());
-        let pid = fs::read_to_string(&file).step(step)?.trim().parse().step(step)?;
-        Ok(Pid::from_raw(pid))
+        let (init, conmon) = (pid_in(PID_FILE)?, pid_in(CONMON_PID_FILE)?);
+        let before = Stamp::of(Path::new(&format!("/proc/{init}/exe")))?;
+        let conmon = rustix::process::Pid::from_raw(conmon.as_raw())
+            .ok_or_else(|| Error::failed("podman wrote no process id of conmon"))?;
+        let conmon = rustix::process::pidfd_open(conmon, rustix::process::PidfdFlags::empty())
+            .step(|| "watch conmon".to_owned())?;
+        Ok(Created { init, conmon, programs: [before, init_file] })
     }
 
     /// `podman start --attach`, with the agent's stdio. The process ends with the
@@ -188,6 +197,12 @@ impl<'a> Podman<'a> {
         }
         command.spawn().step(|| format!("podman start, with {}", self.program.display()))
     }
+}
+
+fn pid_in(name: &str) -> Result<Pid> {
+    let file = staged(DIRECTORY).join(name);
+    let step = || format!("read {}", file.display());
+    fs::read_to_string(&file).step(step)?.trim().parse().map(Pid::from_raw).step(step)
 }
 
 /// Waits for podman; `None` when it takes too long. An error when the run is

@@ -92,7 +92,10 @@ pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Resul
     let mut differences = Differences { found: Vec::new(), compared: 0 };
     check_process(plan, facts, &process, &mut differences)?;
     check_status(plan, &process, &mut differences)?;
-    check_namespaces(&process, &mut differences)?;
+    check_namespaces(&process, Network::Entered, &mut differences)?;
+    if below_podman(plan) && plan.egress.helper.is_none() {
+        check_interfaces(&process, &mut differences)?;
+    }
     check_descriptors(plan, facts, &process, &mut differences)?;
     let facts_compared = differences.compared;
     let mounts = check_mounts(plan, places, facts, &process, &mut differences)?;
@@ -105,7 +108,8 @@ pub fn verify(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Resul
 pub fn verify_created(plan: &Plan, places: &[Option<Place>], facts: &Facts<'_>) -> Result<()> {
     let process = PathBuf::from(format!("/proc/{}", facts.init));
     let mut differences = Differences { found: Vec::new(), compared: 0 };
-    check_namespaces(&process, &mut differences)?;
+    check_namespaces(&process, Network::New, &mut differences)?;
+    check_interfaces(&process, &mut differences)?;
     check_maps(plan, &process, &mut differences)?;
     check_mounts(plan, places, facts, &process, &mut differences)?;
     differences.none_or(plan)
@@ -237,15 +241,27 @@ fn handshake(plan: &Plan) -> &'static str {
     if below_podman(plan) { podman::HANDSHAKE } else { "3" }
 }
 
-/// Each namespace new, but the network: that is the launcher's sealed one.
-fn check_namespaces(process: &Path, differences: &mut Differences) -> Result<()> {
+/// Which network namespace the container must be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    /// The launcher's, which is sealed.
+    Entered,
+    /// A new one, which the launcher will enter.
+    New,
+}
+
+/// Each namespace new, but the network where the launcher is in it already.
+fn check_namespaces(process: &Path, network: Network, differences: &mut Differences) -> Result<()> {
     for name in ["user", "pid", "mnt", "ipc", "uts", "cgroup", "net"] {
         let own = link(&Path::new("/proc/self/ns").join(name))?;
         let its = link(&process.join("ns").join(name))?;
         differences.compared += 1;
-        match (name == "net", own == its) {
+        match (name == "net" && network == Network::Entered, own == its) {
             (true, false) => {
                 differences.add(format!("network namespace: the plan has the sealed one {own}, the kernel {its}"))
+            }
+            (false, true) if name == "net" => {
+                differences.add(format!("network namespace: the plan has a new one, the kernel the host's {its}"))
             }
             (false, true) => {
                 differences.add(format!("{name} namespace: the plan has a new one, the kernel the launcher's {its}"))
@@ -253,6 +269,14 @@ fn check_namespaces(process: &Path, differences: &mut Differences) -> Result<()>
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// A sealed network has a loopback and nothing else (proc_net(5), dev).
+fn check_interfaces(process: &Path, differences: &mut Differences) -> Result<()> {
+    let table = read(&process.join("net/dev"))?;
+    let names = table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+    differences.compare("network interfaces", "lo", names.collect::<Vec<_>>().join(" "));
     Ok(())
 }
 
@@ -529,6 +553,17 @@ fn expect(
     };
     expected.insert(mount.target.clone(), what);
     Ok(())
+}
+
+/// While the init has not reported: the process that is to become PID 1 of
+/// podman's container executes neither of the programs that it may.
+pub fn stranger_as(pid: Pid, programs: &[Stamp; 2]) -> Option<String> {
+    let exe = PathBuf::from(format!("/proc/{pid}/exe"));
+    let stamp = Stamp::of(&exe).ok().filter(|stamp| !programs.contains(stamp))?;
+    let name = fs::read_link(&exe).unwrap_or_default();
+    // Not while it executes the next one.
+    (Stamp::of(&exe).ok()? == stamp)
+        .then(|| format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
 }
 
 /// While the init has not reported: a PID 1 of a process namespace below ours

@@ -48,6 +48,11 @@ elif cheat == "drop-shadow":
     spec["mounts"].remove(mount("/workspace/project/.env"))
 elif cheat == "other-source":
     mount("/workspace/global")["source"] = mount("/workspace/group")["source"]
+elif below_podman and cheat in ("drop-ro", "drop-nosuid", "big-tmpfs"):
+    # What is staged keeps its flags whatever the bundle says: only another mount changes them.
+    options = {"drop-ro": ["nosuid", "nodev"], "drop-nosuid": ["nodev"], "big-tmpfs": ["nosuid", "nodev", "size=8192m"]}
+    target = "/dev/shm" if cheat == "drop-ro" else "/tmp"
+    mount(target).update(type="tmpfs", source="tmpfs", options=options[cheat])
 elif cheat == "drop-ro":
     without("/dev/shm", "noexec")
 elif cheat == "writable-root":
@@ -67,7 +72,7 @@ elif cheat == "big-tmpfs":
     options = mount("/tmp")["options"]
     options[:] = [o for o in options if not o.startswith("size=")] + ["size=8192m"]
 elif cheat == "unmask":
-    linux["maskedPaths"] = linux["maskedPaths"][1:]
+    linux["maskedPaths"].remove("/proc/keys")
 elif cheat == "no-hidepid":
     without("/proc", "hidepid=2")
 elif cheat == "keep-capability":
@@ -124,6 +129,9 @@ elif cheat == "directory":
 elif cheat.startswith("keep-"):
     keep(cheat[len("keep-"):])
     spec.pop("hostname")
+elif cheat == "other-network" and below_podman:
+    # The host's own: there the launcher must open nothing.
+    keep("network")
 elif cheat == "other-network":
     linux["namespaces"].append({"type": "network"})
 elif cheat == "leak":
