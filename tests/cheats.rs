@@ -39,8 +39,13 @@ fn began(jar: &Jar) -> bool {
 
 /// The cheat is caught; the difference that is named holds all of these.
 fn caught(cheat: &str, named: &[&str]) {
+    caught_with(cheat, &[], named);
+}
+
+/// The same in a run with these options.
+fn caught_with(cheat: &str, options: &[&str], named: &[&str]) {
     let jar = Jar::new();
-    let Some(outcome) = cheated(&jar, cheat, &[]) else {
+    let Some(outcome) = cheated(&jar, cheat, options) else {
         return;
     };
     assert!(!began(&jar), "{cheat}: the agent began; stderr: {}", outcome.err());
@@ -106,6 +111,19 @@ fn an_init_written_to_after_it_was_staged() {
 #[test]
 fn a_mount_without_its_ro() {
     caught("drop-ro", if below_podman() { &["/dev/shm", "file system"] } else { &["/dev/shm", "flag", "noexec"] });
+}
+
+#[test]
+fn a_directory_of_a_writable_root_without_its_layer() {
+    caught_with("no-layer", &["--writable-root"], &["mount /usr:", "file system"]);
+}
+
+#[test]
+fn a_directory_of_a_writable_root_that_could_be_renamed() {
+    // Without it podman's runtime cannot make what lies in it.
+    let named = if below_podman() { ["belljar: error: ", "podman"] } else { ["mount /workspace:", "the kernel not"] };
+    caught_with("no-holder", &["--writable-root"], &named);
+    caught_with("holder-rw", &["--writable-root"], &["mount /workspace:", "flag", "ro"]);
 }
 
 #[test]

@@ -66,7 +66,7 @@ const KEPT: [(&str, &str); 38] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 33] = tree![
+const TESTS: [(&str, &str); 34] = tree![
     "tests/bad_input.rs",
     "tests/bundle.rs",
     "tests/cheats.rs",
@@ -100,6 +100,7 @@ const TESTS: [(&str, &str); 33] = tree![
     "tests/tools.rs",
     "tests/vault.rs",
     "tests/vault_key.rs",
+    "tests/writable_root.rs",
 ];
 
 #[test]

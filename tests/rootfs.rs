@@ -6,32 +6,9 @@ mod harness;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use harness::{Jar, SECRET, system_program};
-
-/// Unpacks a small root: a few of the host's programs with their libraries.
-fn unpack(jar: &Jar) -> PathBuf {
-    let root = jar.path("root");
-    let mut files = BTreeSet::new();
-    for name in ["sh", "ls", "cat", "id", "touch"] {
-        let program = system_program(name).expect("every host has it");
-        let libraries = Command::new("ldd").arg(&program).output().expect("ldd is there");
-        let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
-        files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
-        files.insert(Path::new("/bin").join(name));
-    }
-    for file in files {
-        let to = root.join(file.strip_prefix("/").expect("it is absolute"));
-        fs::create_dir_all(to.parent().expect("it has one")).expect("make a directory");
-        fs::copy(fs::canonicalize(&file).expect("it is there"), to).expect("copy a file");
-    }
-    jar.write("root/etc/os-release", "NAME=small\n");
-    jar.write("root/etc/passwd", "planted\n");
-    jar.write("root/srv/data", "of the root\n");
-    root
-}
+use harness::{Jar, SECRET, unpacked_root};
 
 #[test]
 fn the_hosts_usr_and_nothing_else_of_the_host() {
@@ -82,7 +59,7 @@ fn the_hosts_usr_and_nothing_else_of_the_host() {
 #[test]
 fn an_unpacked_root_runs_with_belljars_own_parts() {
     let jar = Jar::new();
-    let root = unpack(&jar).to_string_lossy().into_owned();
+    let root = unpacked_root(&jar, &[]).to_string_lossy().into_owned();
     let before = harness::tree(Path::new(&root));
     let script = "cat /etc/os-release /srv/data; id -u; touch /x /srv/x /etc/x 2>/dev/null; touch /workspace/group/x && ls /workspace/group; cat /workspace/project/.env";
     let out = jar.run(&["--rootfs", &root], &["sh", "-c", script]).success();
@@ -96,7 +73,7 @@ fn an_unpacked_root_runs_with_belljars_own_parts() {
 #[test]
 fn a_planted_link_at_a_mount_target_refuses_the_run() {
     let jar = Jar::new();
-    let root = unpack(&jar);
+    let root = unpacked_root(&jar, &[]);
     fs::create_dir(jar.path("outside")).expect("make a directory");
     for name in ["proc", "sys", "dev", "run", "tmp", "home", "workspace"] {
         let planted = root.join(name);
@@ -120,7 +97,7 @@ fn a_planted_link_at_a_mount_target_refuses_the_run() {
 #[test]
 fn links_deeper_in_the_root_lead_nowhere() {
     let jar = Jar::new();
-    let root = unpack(&jar);
+    let root = unpacked_root(&jar, &[]);
     jar.write("outside/secret", SECRET);
     for (name, target) in [("srv/link", "outside/secret"), ("etc/hosts", "outside/secret"), ("etc/ssl", "outside")] {
         let _ = fs::remove_file(root.join(name));

@@ -83,7 +83,6 @@ pub fn create_arguments(
         "--http-proxy=false",
         "--no-hosts",
         "--no-healthcheck",
-        "--read-only",
         "--read-only-tmpfs=false",
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
@@ -97,6 +96,9 @@ pub fn create_arguments(
         "--interactive",
     ];
     arguments.extend(fixed.map(OsString::from));
+    if plan.root.writable.is_none() {
+        arguments.push(text("--read-only"));
+    }
     arguments.push(if needs_cgroups(plan) { text("--cgroups=enabled") } else { text("--cgroups=disabled") });
     if needs_cgroups(plan) {
         arguments.push(text("--pids-limit=0"));

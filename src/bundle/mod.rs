@@ -7,7 +7,7 @@ mod skeleton;
 mod spec;
 
 pub use output::{write_bundle, write_own_files};
-pub use skeleton::{write_root, write_shadows};
+pub use skeleton::{write_holder, write_layer, write_root, write_shadows};
 pub use spec::{Place, Places, init_arguments, render};
 
 /// The init: a static program, compiled by `build.rs`.

@@ -15,6 +15,11 @@ use crate::plan::{FileOwnership, Mount, MountKind, Plan};
 /// Writes the bundle into `output`, which must be empty or not there.
 pub fn write_bundle(plan: &Plan, trust: Option<&Trust>, output: &Path) -> Result<()> {
     let shown = output.display();
+    if plan.root.writable.is_some() {
+        return Err(Error::refused("belljar bundle --writable-root")
+            .because("what is written into the root goes into memory that belljar's launcher gives to one run, and a plain runtime has no such place")
+            .hint("belljar run --writable-root, or the bundle without it (writable_root in config.toml)"));
+    }
     if fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::refused(format!("--output {shown} is not empty"))
             .hint(format!("rm -r '{shown}', or name another directory")));

@@ -122,7 +122,7 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         mounts.extend(oci_mount(mount, places.mounts.get(index).cloned().flatten())?);
     }
-    let root = RootBuilder::default().path(&places.root).readonly(true).build().step(failed)?;
+    let root = RootBuilder::default().path(&places.root).readonly(plan.root.writable.is_none()).build().step(failed)?;
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .root(root)

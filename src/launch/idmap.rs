@@ -14,12 +14,12 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Uid, getpid, getppid, pause};
+use nix::unistd::{getpid, getppid, pause};
 
 use super::staging::{clone_tree, restrictions};
 use crate::backend::reachable_by_all;
 use crate::error::{Context, Error, Result};
-use crate::plan::{FileId, Mount, MountKind, Plan, Resolved, open_without_links};
+use crate::plan::{AGENT_ID, FileId, Mount, MountKind, Plan, Resolved, RootKind, open_without_links};
 use crate::sys::{self, MountAttributes};
 
 /// The place that stands for the runtime's own file.
@@ -35,6 +35,8 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let (source, id, submounts, system) = match &mount.kind {
             MountKind::Bind { source, id, submounts, .. } => (source, *id, submounts.len(), plan.is_system(mount)),
             MountKind::Merged { source, id, .. } => (source, Some(*id), 0, mount.target == "/etc"),
+            // The host's own files stay whose they are.
+            MountKind::Layered { source, id } => (source, Some(*id), 0, matches!(plan.root.kind, RootKind::Host)),
             _ => continue,
         };
         let opened;
@@ -56,7 +58,13 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let mut attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
         sys::mount_setattr(&tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
         if !system {
-            let namespace = namespaces.get(stat.st_uid, stat.st_gid, plan.identity.host_uid)?;
+            let owners = match mount.kind {
+                MountKind::Layered { .. } => {
+                    Owners::OfRoot { runtime: runtime_id(plan), agent: plan.identity.host_uid }
+                }
+                _ => Owners::One { uid: stat.st_uid, gid: stat.st_gid, to: plan.identity.host_uid },
+            };
+            let namespace = namespaces.get(owners)?;
             attributes = MountAttributes { set: 0, private: false, recursive: false, idmap: Some(namespace.as_fd()) };
             if let Err(error) = sys::mount_setattr(&tree, attributes) {
                 without_idmap(plan, mount, source, error)?;
@@ -70,8 +78,7 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let file = open_without_links(path).refuse(|| format!("runtime {}", path.display()))?;
         let stat = rustix::fs::fstat(&file).step(|| format!("stat {}", path.display()))?;
         let tree = clone_tree(&file, path, false)?;
-        let runtime = plan.identity.launcher_uids.first().map_or(plan.identity.host_uid, |map| map.outside);
-        let namespace = namespaces.get(stat.st_uid, stat.st_gid, runtime)?;
+        let namespace = namespaces.get(Owners::One { uid: stat.st_uid, gid: stat.st_gid, to: runtime_id(plan) })?;
         let attributes = MountAttributes {
             set: libc::MOUNT_ATTR_RDONLY,
             private: true,
@@ -98,6 +105,13 @@ fn without_idmap(plan: &Plan, mount: &Mount, source: &Path, error: io::Error) ->
     if mount.readonly {
         return Ok(());
     }
+    if matches!(mount.kind, MountKind::Layered { .. }) {
+        return Err(Error::refused(format!("--writable-root over {}", source.display()))
+            .because(format!(
+                "its file system has no id-mapped mounts, so that nothing in it could be the agent's: {error}"
+            ))
+            .hint("belljar run --as-user NAME, or without --writable-root"));
+    }
     Err(Error::refused(format!("mount {} read-write", source.display()))
         .because(format!(
             "its file system has no id-mapped mounts, so that host id {agent} could not write it: {error}"
@@ -109,23 +123,60 @@ fn open_directory(path: &Path) -> Result<File> {
     File::open(path).step(|| format!("open {}", path.display()))
 }
 
-/// User namespaces whose maps turn an owner on disk into a host id, each made
-/// once by a throw-away child.
+/// Host id of the launcher's uid 0, and so of the runtime.
+fn runtime_id(plan: &Plan) -> u32 {
+    plan.identity.launcher_uids.first().map_or(plan.identity.host_uid, |map| map.outside)
+}
+
+/// Which owners on disk become which host ids; all others are nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Owners {
+    /// One owner and group become one host id.
+    One {
+        /// On disk.
+        uid: u32,
+        /// On disk.
+        gid: u32,
+        /// The host id.
+        to: u32,
+    },
+    /// Of an unpacked root: root's own become the runtime's, without which an
+    /// overlay could not copy directories into its layer; 1000's become the
+    /// agent's.
+    OfRoot {
+        /// Host id.
+        runtime: u32,
+        /// Host id.
+        agent: u32,
+    },
+}
+
+impl Owners {
+    /// The maps of uids and of gids, as written to /proc (user_namespaces(7)).
+    fn maps(self) -> [String; 2] {
+        match self {
+            Self::One { uid, gid, to } => [uid, gid].map(|id| format!("{id} {to} 1\n")),
+            Self::OfRoot { runtime, agent } => [(); 2].map(|()| format!("0 {runtime} 1\n{AGENT_ID} {agent} 1\n")),
+        }
+    }
+}
+
+/// User namespaces with such maps, each made once by a throw-away child.
 struct Namespaces {
-    of: HashMap<(u32, u32, u32), OwnedFd>,
+    of: HashMap<Owners, OwnedFd>,
 }
 
 impl Namespaces {
-    fn get(&mut self, uid: u32, gid: u32, to: u32) -> Result<&OwnedFd> {
-        let namespace = match self.of.entry((uid, gid, to)) {
+    fn get(&mut self, owners: Owners) -> Result<&OwnedFd> {
+        let namespace = match self.of.entry(owners) {
             Entry::Occupied(have) => have.into_mut(),
-            Entry::Vacant(room) => room.insert(make(Uid::from_raw(uid), Gid::from_raw(gid), to)?),
+            Entry::Vacant(room) => room.insert(make(owners)?),
         };
         Ok(namespace)
     }
 }
 
-fn make(uid: Uid, gid: Gid, to: u32) -> Result<OwnedFd> {
+fn make(owners: Owners) -> Result<OwnedFd> {
     let parent = getpid();
     let child = sys::clone_process(CloneFlags::CLONE_NEWUSER, || {
         // Killed as soon as its namespace is held; with the parent if that dies,
@@ -138,11 +189,12 @@ fn make(uid: Uid, gid: Gid, to: u32) -> Result<OwnedFd> {
     })
     .step(|| "make a user namespace for an id-mapped mount".to_owned())?;
     let hold = || -> std::io::Result<OwnedFd> {
-        fs::write(format!("/proc/{child}/uid_map"), format!("{uid} {to} 1\n"))?;
-        fs::write(format!("/proc/{child}/gid_map"), format!("{gid} {to} 1\n"))?;
+        let [uids, gids] = owners.maps();
+        fs::write(format!("/proc/{child}/uid_map"), uids)?;
+        fs::write(format!("/proc/{child}/gid_map"), gids)?;
         Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
     };
-    let held = hold().step(|| format!("map owner {uid}:{gid} to host id {to}"));
+    let held = hold().step(|| format!("map the owners {owners:?}"));
     let _ = kill(child, Signal::SIGKILL);
     let _ = waitpid(child, None);
     held

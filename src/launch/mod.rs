@@ -20,6 +20,7 @@ mod steps;
 mod supervise;
 mod terminal;
 mod verify;
+mod writable;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};

@@ -10,10 +10,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, umask};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::idmap::RUNTIME;
+use super::writable;
 use crate::bundle::{Place, write_own_files, write_root, write_shadows};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
@@ -40,6 +42,8 @@ pub fn merged(index: usize) -> PathBuf {
 /// cgroup v2 tree without which crun refuses hosts with hybrid cgroups.
 pub fn prepare(backend: Backend) -> Result<()> {
     let none: Option<&str> = None;
+    // The agent passes through what is made here, whatever the caller's umask is.
+    umask(Mode::from_bits_truncate(0o022));
     // Neither the host's later mounts come in, nor ours go out.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .step(|| "make the launcher's mounts private".to_owned())?;
@@ -67,6 +71,9 @@ pub fn prepare(backend: Backend) -> Result<()> {
 /// Puts everything of the plan into the staging area; returns where each mount
 /// lies. `detached` are mounts that the supervisor, real root, made beforehand.
 pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<Option<Place>>> {
+    if let Some(layer) = plan.root.writable {
+        writable::prepare(plan, layer)?;
+    }
     write_root(plan, &staged("bundle/rootfs"))?;
     write_own_files(plan, None, &staged("belljar"))?;
     if plan.runtime.staged {
@@ -92,6 +99,14 @@ pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<O
                 };
                 Some(Place::Path(merge(plan, index, &tree)?))
             }
+            MountKind::Layered { source, id } => {
+                let tree = match ready {
+                    Some(tree) => tree,
+                    None => clone_source(source, Some(*id), false)?,
+                };
+                Some(Place::Path(writable::layer(plan, index, &tree)?))
+            }
+            MountKind::Holder => Some(Place::Path(writable::holder(plan, index)?)),
             MountKind::DevNull => Some(Place::Path("/dev/null".into())),
             MountKind::Empty => Some(Place::Path(staged("empty"))),
             MountKind::Generated { .. } => Some(Place::Path(staged("belljar"))),
@@ -162,16 +177,18 @@ pub fn clone_tree(file: impl AsFd, source: &Path, recursive: bool) -> Result<Own
     open_tree(file, "", flags).step(|| format!("copy the mount of {}", source.display()))
 }
 
-/// The restrictions of a mount, as `MOUNT_ATTR_*` bits.
+/// The restrictions of a mount of the host, as `MOUNT_ATTR_*` bits. Under a
+/// layer it is read-only, whatever may be written into the layer.
 pub fn restrictions(mount: &Mount) -> u64 {
+    let is_lower = matches!(mount.kind, MountKind::Layered { .. });
     let bit = |on: bool, bit: u64| if on { bit } else { 0 };
     libc::MOUNT_ATTR_NOSUID
-        | bit(mount.readonly, libc::MOUNT_ATTR_RDONLY)
+        | bit(mount.readonly || is_lower, libc::MOUNT_ATTR_RDONLY)
         | bit(mount.nodev, libc::MOUNT_ATTR_NODEV)
         | bit(mount.noexec, libc::MOUNT_ATTR_NOEXEC)
 }
 
-fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
+pub fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
     let attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
     sys::mount_setattr(tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
     if directory {

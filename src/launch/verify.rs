@@ -343,7 +343,10 @@ fn check_mounts(
     let kernel = read_mountinfo(&process.join("mountinfo"))?;
     let mut expected: BTreeMap<String, Expected> = BTreeMap::new();
     let mut root = source_of(own, &staged("bundle/rootfs"))?;
-    root.flags = vec!["ro".to_owned()];
+    // A writable one keeps the restrictions of the memory that it lies in.
+    if plan.root.writable.is_none() {
+        root.flags = vec!["ro".to_owned()];
+    }
     expected.insert("/".to_owned(), root);
     for (index, mount) in plan.mounts.iter().enumerate() {
         expect(own, mount, places.get(index).and_then(Option::as_ref), &mut expected)?;

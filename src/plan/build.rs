@@ -11,8 +11,8 @@ use super::own::{OwnPlaces, real_path};
 use super::request::{Access, MountArgument, Request};
 use super::source::{absolute, check_characters};
 use super::{
-    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, MountKind, Plan, Seccomp, Trust, egress, environment, identity,
-    limits, read_mountinfo,
+    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, MountKind, Plan, RootAccess, Seccomp, Trust, egress, environment,
+    identity, limits, read_mountinfo,
 };
 use crate::backend;
 use crate::bundle::seccomp;
@@ -69,7 +69,8 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         host_mounts: read_mountinfo(Path::new("/proc/self/mountinfo"))?,
         trust: group.trust(),
     };
-    let mut mounts = Mounts::default();
+    let root_access = RootAccess::resolve(request.writable_root, group_config.writable_root, config.run.writable_root);
+    let mut mounts = Mounts::new(root_access);
     let mut root = rootfs::resolve(rootfs_name, &around, &mut mounts)?;
     if way.gateway.is_some() {
         root.trust_bundle();
@@ -86,12 +87,16 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     }
     root.add_links(&program.links);
     mounts.check_links(&needed)?;
+    if root_access == RootAccess::Writable {
+        mounts.add_holders();
+    }
     let mut command = typed;
     if let Some(path) = &program.path {
         command[0] = path.clone();
     }
-    let environment =
-        environment::resolve(&request.environment, &program.directories, way.variables, request.terminal)?;
+    let directories = [program.directories, root_access.program_directories()].concat();
+    let variables = [way.variables, root_access.variables()].concat();
+    let environment = environment::resolve(&request.environment, &directories, variables, request.terminal)?;
     check_lengths(&command, &environment)?;
     let mut notes = std::mem::take(&mut mounts.notes);
     notes.extend(unenforced(&limits));
@@ -107,7 +112,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         hostname: "belljar".to_owned(),
         terminal: request.terminal,
         identity,
-        root: root.into_plan(),
+        root: root.into_plan(root_access),
         mounts: mounts.list,
         shadowed,
         masked_paths: existing(&MASKED),

@@ -12,6 +12,7 @@ mod command;
 mod egress;
 mod environment;
 mod identity;
+mod leaving;
 mod limits;
 mod mounts;
 mod own;
@@ -20,6 +21,7 @@ mod source;
 mod submounts;
 mod text;
 mod walk;
+mod writable;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -33,12 +35,14 @@ pub use allowed::{Allowlist, AllowlistState, Verdict};
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build};
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
+pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};
 pub use limits::{delegated_cgroup, most_processes, parse_cpus, parse_duration, parse_size, process_limit};
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};
 pub use source::{FileId, Source, absolute, identify, open_without_links};
 pub use submounts::{MountEntry, read_mountinfo};
+pub use writable::{RootAccess, WritableRoot};
 
 /// uid and gid of the agent inside (REQUIREMENTS: unprivileged `node`, 1000).
 pub const AGENT_ID: u32 = 1000;
@@ -156,6 +160,8 @@ pub struct Root {
     pub kind: RootKind,
     /// What belljar puts into it.
     pub generated: Vec<Generated>,
+    /// Where what is written into it goes; `None` when it is read-only.
+    pub writable: Option<WritableRoot>,
 }
 
 /// Where the root filesystem comes from.
@@ -238,6 +244,17 @@ pub enum MountKind {
         /// What is hidden, relative to the directory.
         shadows: Vec<Shadow>,
     },
+    /// A directory of the root filesystem under a layer of the run's own, which
+    /// takes what is written into it: an overlay (`--writable-root`).
+    Layered {
+        /// The real path; nothing is ever written there.
+        source: PathBuf,
+        /// What was validated.
+        id: FileId,
+    },
+    /// A directory of the generated root in which other mounts lie: a mount too,
+    /// because a mount cannot be renamed, and with it what lies in it.
+    Holder,
     /// `/dev/null` over a name that a merged mount hides.
     DevNull,
     /// An empty unreadable directory over a name that a merged mount hides.
@@ -316,89 +333,6 @@ pub struct Variable {
     pub value: String,
     /// Why it is there.
     pub reason: String,
-}
-
-/// What may leave.
-#[derive(Debug, Clone, Serialize)]
-pub struct Egress {
-    /// The mode.
-    pub mode: EgressMode,
-    /// What it means for this run.
-    pub means: String,
-    /// What the launcher listens on in the sealed network, for the gateway.
-    pub listeners: Vec<Listener>,
-    /// Whether TLS is opened, and why; `None` without a gateway.
-    pub inspection: Option<Inspected>,
-    /// The group's secrets, without values.
-    pub secrets: Vec<EgressSecret>,
-    /// The program that gives a network of its own (`open`).
-    pub helper: Option<PathBuf>,
-}
-
-/// Whether TLS is opened.
-#[derive(Debug, Clone, Serialize)]
-pub struct Inspected {
-    /// Opened for every host, or for none.
-    pub opened: bool,
-    /// Why.
-    pub reason: String,
-}
-
-/// A secret of the group, as far as it may be shown.
-#[derive(Debug, Clone, Serialize)]
-pub struct EgressSecret {
-    /// Its name.
-    pub name: String,
-    /// Host, port and path of each binding.
-    pub goes_to: Vec<String>,
-}
-
-/// One port of the sealed network that the gateway serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct Listener {
-    /// What it is for.
-    pub purpose: ListenerPurpose,
-    /// TCP or UDP.
-    pub transport: Transport,
-    /// The port.
-    pub port: u16,
-    /// On every address; otherwise on the loopback's own.
-    pub everywhere: bool,
-}
-
-/// One listener, as its descriptor is handed from the launcher to the gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct Opened {
-    /// What it is for.
-    pub listener: Listener,
-    /// On IPv6; otherwise on IPv4.
-    pub v6: bool,
-}
-
-/// What a listener is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ListenerPurpose {
-    /// The proxy that the proxy variables name.
-    Proxy,
-    /// HTTP of programs that ignore them.
-    Http,
-    /// HTTPS of programs that ignore them.
-    Https,
-    /// The DNS stub.
-    Dns,
-    /// A port of `[[tcp]]`.
-    Tcp,
-}
-
-/// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
 }
 
 /// What may be used up.

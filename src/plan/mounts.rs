@@ -10,7 +10,7 @@ use super::request::{Access, MountArgument};
 use super::source::{FileId, Source, absolute, check_characters, open_without_links};
 use super::submounts::{MountEntry, below};
 use super::walk;
-use super::{Allowlist, Blocked, Mount, MountKind, Shadow, ShadowKind, Shadowed, Trust};
+use super::{Allowlist, Blocked, Mount, MountKind, RootAccess, Shadow, ShadowKind, Shadowed, Trust};
 use crate::config::Caller;
 use crate::error::{Context, Error, Result};
 
@@ -45,36 +45,53 @@ pub struct Mounts {
     pub shadowed: Shadowed,
     /// What a person should know.
     pub notes: Vec<String>,
+    root_access: RootAccess,
     linked: Vec<(FileId, PathBuf)>,
 }
 
 impl Mounts {
+    /// None yet, for a root of this access.
+    pub fn new(root_access: RootAccess) -> Self {
+        Self { root_access, ..Self::default() }
+    }
+
     /// Adds a mount without a source on the host.
     pub fn push(&mut self, target: &str, kind: MountKind, options: Options, reason: &str) {
         self.add(target, kind, options, reason, None);
     }
 
-    fn add(&mut self, target: &str, kind: MountKind, options: Options, reason: &str, source: Option<Source>) -> usize {
-        self.list.push(Mount {
-            target: target.to_owned(),
-            kind,
-            readonly: options.readonly,
-            nodev: options.nodev,
-            noexec: options.noexec,
-            reason: reason.to_owned(),
-        });
-        self.sources.push(source);
-        self.list.len() - 1
+    /// Adds one without a source before those that come from `index` on.
+    pub fn insert(&mut self, index: usize, target: &str, kind: MountKind, options: Options, reason: &str) {
+        self.list.insert(index, options.mount(target, kind, reason));
+        self.sources.insert(index, None);
     }
 
-    /// A directory or file of the root filesystem, read-only; mounts of the host
-    /// below it come along, each as a line of the plan.
+    fn add(&mut self, target: &str, kind: MountKind, options: Options, reason: &str, source: Option<Source>) {
+        self.list.push(options.mount(target, kind, reason));
+        self.sources.push(source);
+    }
+
+    /// A directory or file of the root filesystem, read-only or under a layer;
+    /// mounts of the host below it come along, each as a line of the plan.
     pub fn add_system(&mut self, around: &Surroundings<'_>, path: &Path, target: &str, reason: &str) -> Result<()> {
         let source = Source::open(path)?;
         around.own.check(&source)?;
         let submounts = below(&around.host_mounts, &source.path);
         for submount in &submounts {
             check_characters(submount)?;
+        }
+        if self.root_access == RootAccess::Writable && source.directory {
+            match submounts.first() {
+                None => {
+                    self.add_layered(source, target, reason);
+                    return Ok(());
+                }
+                // An overlay cannot hold a mount.
+                Some(first) => self.notes.push(format!(
+                    "{target} stays read-only: another file system is mounted below it, at {}",
+                    join(target, first)
+                )),
+            }
         }
         let kind = MountKind::Bind {
             source: source.path.clone(),
@@ -86,13 +103,22 @@ impl Mounts {
         Ok(())
     }
 
-    /// /etc of a root directory, read-only, under the files that belljar makes.
+    fn add_layered(&mut self, source: Source, target: &str, reason: &str) {
+        let kind = MountKind::Layered { source: source.path.clone(), id: source.id };
+        self.add(target, kind, Options::RW, &format!("{reason}, under a layer of the run's own"), Some(source));
+    }
+
+    /// /etc of a root directory, under the files that belljar makes.
     pub fn add_etc(&mut self, around: &Surroundings<'_>, path: &Path) -> Result<()> {
         let source = Source::open(path)?;
         around.own.check(&source)?;
         if let Some(submount) = below(&around.host_mounts, &source.path).first() {
             return Err(Error::refused(format!("mount {}", path.display()))
                 .because(format!("another file system is mounted below it, at {submount}")));
+        }
+        if self.root_access == RootAccess::Writable {
+            self.add_layered(source, "/etc", "the root directory's, under belljar's own files");
+            return Ok(());
         }
         let kind = MountKind::Merged { source: source.path.clone(), id: source.id, shadows: Vec::new() };
         self.add("/etc", kind, Options::RO, "the root directory's, under belljar's own files", Some(source));
@@ -347,9 +373,11 @@ impl Mounts {
         let wanted: HashSet<FileId> = self.linked.iter().map(|(id, _)| *id).collect();
         let mut seen = Vec::new();
         for (mount, source) in self.list.iter().zip(&self.sources) {
-            if let (MountKind::Bind { directory: true, .. } | MountKind::Merged { .. }, Some(source)) =
-                (&mount.kind, source)
-            {
+            let is_directory = matches!(
+                mount.kind,
+                MountKind::Bind { directory: true, .. } | MountKind::Merged { .. } | MountKind::Layered { .. }
+            );
+            if let Some(source) = source.as_ref().filter(|_| is_directory) {
                 seen.extend(
                     walk::names_of(&source.file, &wanted).into_iter().map(|(id, path)| (id, source.path.join(path))),
                 );
@@ -427,6 +455,11 @@ impl Options {
     pub const NULL: Self = Self { readonly: true, nodev: false, noexec: true };
     /// A device of the host, as the runtime binds it.
     pub const DEVICE: Self = Self { readonly: false, nodev: false, noexec: true };
+
+    fn mount(self, target: &str, kind: MountKind, reason: &str) -> Mount {
+        let Self { readonly, nodev, noexec } = self;
+        Mount { target: target.to_owned(), kind, readonly, nodev, noexec, reason: reason.to_owned() }
+    }
 }
 
 /// `below` joined to `target`.

@@ -43,6 +43,9 @@ impl Plan {
             }
         };
         line("root", &root, &format!("{} generated entries", self.root.generated.len()));
+        if let Some(layer) = self.root.writable {
+            line("root", &layer.describe(), "layers over the root's own directories, which stay as they are");
+        }
         line("egress", self.egress.mode.name(), &self.egress.means);
         if let Some(inspected) = &self.egress.inspection {
             line("egress", if inspected.opened { "TLS is opened" } else { "TLS is not opened" }, &inspected.reason);
@@ -162,6 +165,9 @@ impl Plan {
             }
         }
         let _ = writeln!(out, "Private and gone after the run: /tmp, /run, /home/node (but /home/node/.claude stays).");
+        if self.root.writable.is_some() {
+            let _ = writeln!(out, "So is what you write elsewhere; npm install -g and pip install work.");
+        }
         let _ = writeln!(out, "Names that may hold credentials read as empty.");
         out
     }
@@ -177,12 +183,13 @@ fn mount_text(mount: &Mount) -> String {
     }
     let from = match &mount.kind {
         MountKind::Bind { source, .. } | MountKind::Merged { source, .. } => source.to_string_lossy().into_owned(),
+        MountKind::Layered { source, .. } => format!("a layer over {}", source.display()),
         MountKind::Tmpfs { size, inodes, .. } => {
             format!("tmpfs {} MiB, {inodes} files", size >> 20)
         }
         MountKind::Proc => "proc".to_owned(),
         MountKind::Devpts | MountKind::Console => "devpts".to_owned(),
-        MountKind::Generated { .. } => "belljar's own".to_owned(),
+        MountKind::Generated { .. } | MountKind::Holder => "belljar's own".to_owned(),
         MountKind::DevNull | MountKind::Device => "device".to_owned(),
         MountKind::Empty => "empty".to_owned(),
     };

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::plan::Mounts;
-use crate::plan::{BELLJAR_DIR, Content, Generated, Root, RootKind, Surroundings, absolute};
+use crate::plan::{BELLJAR_DIR, Content, Generated, Root, RootAccess, RootKind, Surroundings, absolute};
 
 /// A root filesystem in the making.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl RootBuilder {
     }
 
     /// The finished part of the plan.
-    pub fn into_plan(self) -> Root {
-        Root { kind: self.kind, generated: self.generated }
+    pub fn into_plan(self, access: RootAccess) -> Root {
+        Root { kind: self.kind, generated: self.generated, writable: access.layer() }
     }
 }

@@ -57,6 +57,15 @@ elif cheat == "drop-ro":
     without("/dev/shm", "noexec")
 elif cheat == "writable-root":
     spec["root"]["readonly"] = False
+elif cheat == "no-layer":
+    usr = mount("/usr")
+    usr.update(source="/usr", options=["rbind", "rprivate", "nosuid", "nodev"])
+elif cheat == "no-holder":
+    spec["mounts"].remove(mount("/workspace"))
+    for name in ("project", "group", "global", "ipc"):
+        os.makedirs(os.path.join(bundle, "rootfs/workspace", name), exist_ok=True)
+elif cheat == "holder-rw":
+    without("/workspace", "ro")
 elif cheat == "drop-nosuid":
     without("/tmp", "nosuid")
 elif cheat == "big-tmpfs":

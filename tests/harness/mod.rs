@@ -9,6 +9,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod process;
+mod root;
 pub mod text;
 
 use std::ffi::OsStr;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use process::{Live, Outcome, descendants, finish, is_alive, processes_with};
+pub use root::unpacked_root;
 
 /// After this a program that still runs is killed, and the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);

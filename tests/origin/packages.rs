@@ -42,17 +42,21 @@ pub fn answer(parts: &Parts) -> io::Result<Response<Answer>> {
 fn packument() -> io::Result<String> {
     let integrity = format!("sha512-{}", STANDARD.encode(Sha512::digest(tarball()?)));
     let version = json!({
-        "name": "tiny-package", "version": "1.0.0", "main": "index.js",
+        "name": "tiny-package", "version": "1.0.0", "main": "index.js", "bin": {"tiny-program": "program.js"},
         "dist": {"tarball": "https://registry.npmjs.org/tiny-package/-/tiny-package-1.0.0.tgz", "integrity": integrity},
     });
     Ok(json!({"name": "tiny-package", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}).to_string())
 }
 
-/// A gzipped tar (POSIX ustar) with two files.
+/// A gzipped tar (POSIX ustar).
 fn tarball() -> io::Result<Vec<u8>> {
     let files = [
-        ("package/package.json", "{\"name\":\"tiny-package\",\"version\":\"1.0.0\",\"main\":\"index.js\"}\n"),
+        (
+            "package/package.json",
+            "{\"name\":\"tiny-package\",\"version\":\"1.0.0\",\"main\":\"index.js\",\"bin\":{\"tiny-program\":\"program.js\"}}\n",
+        ),
         ("package/index.js", "module.exports = 'tiny';\n"),
+        ("package/program.js", "#!/usr/bin/env node\nconsole.log(require('./index.js'));\n"),
     ];
     let mut tar = Vec::new();
     for (name, text) in files {
@@ -84,9 +88,10 @@ fn wheel() -> Vec<u8> {
     let metadata = "Metadata-Version: 2.1\nName: tinypkg\nVersion: 1.0.0\n";
     let kind = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
     let record = "tinypkg.py,,\ntinypkg-1.0.0.dist-info/METADATA,,\ntinypkg-1.0.0.dist-info/WHEEL,,\n\
-        tinypkg-1.0.0.dist-info/RECORD,,\n";
+        tinypkg-1.0.0.dist-info/entry_points.txt,,\ntinypkg-1.0.0.dist-info/RECORD,,\n";
     let files = [
-        ("tinypkg.py", "NAME = 'tiny'\n"),
+        ("tinypkg.py", "NAME = 'tiny'\n\ndef main():\n    print(NAME)\n"),
+        ("tinypkg-1.0.0.dist-info/entry_points.txt", "[console_scripts]\ntiny-wheel = tinypkg:main\n"),
         ("tinypkg-1.0.0.dist-info/METADATA", metadata),
         ("tinypkg-1.0.0.dist-info/WHEEL", kind),
         ("tinypkg-1.0.0.dist-info/RECORD", record),
