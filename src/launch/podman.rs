@@ -39,6 +39,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Generations of processes that are ended at most.
 const ROUNDS: usize = 64;
 
+/// How often a container is removed that will not go.
+const TRIES: usize = 4;
+
 /// The user namespace in which podman of an ordinary user works, as `podman
 /// unshare` makes it, and the environment that its children have there.
 #[derive(Debug)]
@@ -234,13 +237,12 @@ fn wait_for(child: &mut Child, channel: &Channel) -> Result<Option<ExitStatus>> 
 pub fn end_descendants() {
     let own = nix::unistd::getpid();
     for _ in 0..ROUNDS {
-        let text = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-        let children: Vec<i32> = text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+        let children = children_of(own);
         if children.is_empty() {
             return;
         }
         // Theirs become this process's own, and are met in the next round.
-        for child in children.into_iter().map(Pid::from_raw) {
+        for child in children {
             let _ = kill(child, Signal::SIGKILL);
             let _ = waitpid(child, None);
         }
@@ -250,6 +252,19 @@ pub fn end_descendants() {
 /// Removes the run's container, if there is one, with what runs in it. By the
 /// supervisor, or by whoever buries the run.
 pub fn remove(podman: &Path, run: &str) -> Result<()> {
+    let mut result = Ok(());
+    for _ in 0..TRIES {
+        // podman may have been killed in the middle: then it does not know of
+        // what it has started, and fails on what it finds half done, once.
+        result = remove_once(podman, run);
+        if end_strays(run) == 0 && result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn remove_once(podman: &Path, run: &str) -> Result<()> {
     let name = container_name(run);
     let step = || format!("podman rm {name}");
     let output = Command::new(podman)
@@ -265,6 +280,37 @@ pub fn remove(podman: &Path, run: &str) -> Result<()> {
         return Ok(());
     }
     Err(with_lines(Error::failed(step()), &output.stderr).hint(format!("podman rm --force {name}")))
+}
+
+/// Ends the conmon that has the run's container by name, with all below it;
+/// how many there were.
+fn end_strays(run: &str) -> usize {
+    let name = container_name(run);
+    let named = |process: &Path| {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let conmon = arguments.first().is_some_and(|program| program.ends_with(b"conmon"));
+        conmon && arguments.windows(2).any(|pair| pair[0] == b"-n" && pair[1] == name.as_bytes())
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let found: Vec<Pid> = processes
+        .filter(|process| named(process))
+        .filter_map(|process| process.file_name()?.to_str()?.parse().ok().map(Pid::from_raw))
+        .collect();
+    for conmon in &found {
+        // Stopped first: it would have the container cleaned up meanwhile.
+        let _ = kill(*conmon, Signal::SIGSTOP);
+        for child in children_of(*conmon) {
+            let _ = kill(child, Signal::SIGKILL);
+        }
+        let _ = kill(*conmon, Signal::SIGKILL);
+    }
+    found.len()
+}
+
+fn children_of(process: Pid) -> Vec<Pid> {
+    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
 fn with_lines(error: Error, text: &[u8]) -> Error {

@@ -305,6 +305,10 @@ impl<'a> Supervisor<'a> {
             FromLauncher::Ended { wait_status, runtime_code } => {
                 return Ok(Some(self.conclude(resolved, wait_status, runtime_code)));
             }
+            // The clock runs from the beginning, not from the agent's first instruction.
+            FromLauncher::Failed(_) if self.ending == Some(Cause::Timeout) => {
+                return Ok(Some(self.conclude(resolved, None, None)));
+            }
             FromLauncher::Failed(error) => return Err(error),
         }
         Ok(None)

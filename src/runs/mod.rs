@@ -8,7 +8,7 @@ mod receipt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub use receipt::{Receipt, Status};
 const LOCK: &str = "lock";
 const STATE: &str = "state.json";
 const RUNS_LOCK: &str = "runs.lock";
+/// How long what the launcher of a killed run has called may take to die.
+const AFTER_LAUNCHER: Duration = Duration::from_millis(100);
 
 /// A live run, as its directory says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -168,6 +170,8 @@ fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
     let state = fs::read_to_string(path.join(STATE)).ok().and_then(|text| serde_json::from_str::<LiveRun>(&text).ok());
     if let Some(state) = state {
         if let Some(podman) = &state.podman {
+            // A podman that the launcher had called dies a moment after it.
+            std::thread::sleep(AFTER_LAUNCHER);
             crate::launch::remove_container(podman, &state.run)?;
         }
         if let Some(cgroup) = &state.cgroup {
