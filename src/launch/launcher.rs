@@ -28,7 +28,7 @@ use crate::backend::{self, Start};
 use crate::bundle::{Place, Places, render};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
-use crate::plan::{EgressMode, Plan, read_mountinfo};
+use crate::plan::{EgressMode, FileOwnership, Plan, read_mountinfo};
 use crate::sys;
 
 /// What the launcher inherits from the supervisor.
@@ -148,6 +148,9 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
 fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLauncher> {
     let (plan, channel) = (given.plan, &given.channel);
     let detached = receive_mounts(channel)?;
+    if plan.identity.files == FileOwnership::Idmapped {
+        podman::own_null()?;
+    }
     steps.end("namespaces");
     let mut places = staging::fill(plan, detached)?;
     podman::stage(plan, &mut places)?;

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, chown};
 
@@ -316,6 +317,23 @@ fn children_of(process: Pid) -> Vec<Pid> {
 fn with_lines(error: Error, text: &[u8]) -> Error {
     let text = String::from_utf8_lossy(text).into_owned();
     text.lines().filter(|line| !line.trim().is_empty()).fold(error, Error::because)
+}
+
+/// For real root: a /dev/null of the run's own over the host's in this mount
+/// namespace. conmon gives crun /dev/null as stdio, and crun makes the
+/// container's user the owner of that file.
+pub fn own_null() -> Result<()> {
+    let step = || "make a /dev/null of the run's own".to_owned();
+    let none: Option<&str> = None;
+    let at = staged("dev");
+    directory(&at)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("belljar"), &at, Some("tmpfs"), flags, Some("mode=0755,size=64k")).step(step)?;
+    let null = at.join("null");
+    let all = Mode::from_bits_truncate(0o666);
+    mknod(&null, SFlag::S_IFCHR, all, makedev(1, 3)).step(step)?;
+    fs::set_permissions(&null, fs::Permissions::from_mode(0o666)).step(step)?;
+    mount(Some(&null), "/dev/null", none, MsFlags::MS_BIND, none).step(step)
 }
 
 /// Makes what podman has no options for, and puts its place into `places`: each
