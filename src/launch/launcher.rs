@@ -93,7 +93,7 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     }
     die_with_supervisor(given.supervisor.as_fd())?;
     steps.end("wait for id maps");
-    staging::prepare(given.plan.runtime.backend)?;
+    staging::prepare(&given.plan.runtime)?;
     match given.plan.runtime.backend {
         Backend::Podman => below_podman(given, steps),
         _ => below_runtime(given, steps),
