@@ -11,6 +11,7 @@ pub mod demo;
 pub mod doctor;
 pub mod error;
 pub mod gateway;
+pub mod image;
 pub mod launch;
 mod netlink;
 pub mod plan;

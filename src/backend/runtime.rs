@@ -55,6 +55,28 @@ pub enum CgroupView {
     Sealed,
 }
 
+/// Who writes the id maps of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapsBy {
+    /// The runtime.
+    Itself,
+    /// newuidmap and newgidmap on its PATH. In the launcher's namespace those of
+    /// the system know nobody; it gets ones of ours, which write what they are
+    /// told, as the launcher may.
+    Helpers,
+}
+
+/// How a runtime reads SCMP_CMP_MASKED_EQ. The OCI runtime spec leaves to
+/// libseccomp what `value` and `valueTwo` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaskedEqual {
+    /// `value` is the mask, as libseccomp has it (seccomp_rule_add(3)).
+    MaskFirst,
+    /// `valueTwo` is the mask. Should a later version mend that, the init sees
+    /// that the filter is another one, and the run ends.
+    MaskLast,
+}
+
 /// Trouble of all versions before one.
 #[derive(Debug)]
 pub struct Trouble {
@@ -83,6 +105,16 @@ pub trait OciRuntime {
     /// What it is to see of cgroups.
     fn cgroups(&self) -> CgroupView {
         CgroupView::Unified
+    }
+
+    /// Who writes the id maps of the container.
+    fn maps_by(&self) -> MapsBy {
+        MapsBy::Itself
+    }
+
+    /// How it reads a masked comparison of a seccomp rule.
+    fn masked_equal(&self) -> MaskedEqual {
+        MaskedEqual::MaskFirst
     }
 
     /// Whether it needs id 0 mapped.
@@ -184,6 +216,14 @@ impl OciRuntime for Youki {
     fn run(&self, start: &Start, command: &mut Command) {
         state_and_log(start, command);
         run_bundle(start, command, &[]);
+    }
+
+    fn masked_equal(&self) -> MaskedEqual {
+        MaskedEqual::MaskLast
+    }
+
+    fn maps_by(&self) -> MapsBy {
+        MapsBy::Helpers
     }
 
     fn cgroups(&self) -> CgroupView {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::runtime::RuntimeKind;
+use super::runtime::{MapsBy, RuntimeKind};
 
 /// Where one start of the runtime finds its things.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct Start {
     pub log: PathBuf,
     /// Socket for the terminal's master side, when there is a terminal.
     pub console: Option<PathBuf>,
+    /// Where helpers of ours are, for a runtime that needs them.
+    pub helpers: PathBuf,
     /// The container's id.
     pub id: String,
 }
@@ -36,6 +38,9 @@ pub fn command(start: &Start) -> Command {
     let mut command = Command::new(&start.program);
     start.kind.runtime().run(start, &mut command);
     command.current_dir(&start.bundle).env_clear().envs(inherited_environment());
+    if start.kind.runtime().maps_by() == MapsBy::Helpers {
+        command.env("PATH", &start.helpers);
+    }
     if start.readonly_program {
         // Known to crun and runc, who check that the file system is read-only.
         command.env("_LIBCONTAINER_CLONED_BINARY", "1");

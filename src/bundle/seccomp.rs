@@ -8,6 +8,7 @@ use oci_spec::runtime::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::backend::MaskedEqual;
 use crate::error::{Context, Result};
 use crate::plan::hex;
 
@@ -83,8 +84,8 @@ impl Profile {
         names.len()
     }
 
-    /// The OCI form.
-    pub fn render(&self) -> Result<LinuxSeccomp> {
+    /// The OCI form, for a runtime that reads masked comparisons in this way.
+    pub fn render(&self, order: MaskedEqual) -> Result<LinuxSeccomp> {
         let (default, errno) = self.default.oci();
         let mut syscalls = Vec::with_capacity(self.rules.len());
         for rule in &self.rules {
@@ -95,10 +96,14 @@ impl Profile {
             }
             let mut args = Vec::new();
             for condition in &rule.args {
+                let (one, two) = match order {
+                    MaskedEqual::MaskFirst => (condition.mask, condition.value),
+                    MaskedEqual::MaskLast => (condition.value, condition.mask),
+                };
                 let arg = LinuxSeccompArgBuilder::default()
                     .index(condition.index)
-                    .value(condition.mask)
-                    .value_two(condition.value)
+                    .value(one)
+                    .value_two(two)
                     .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
                     .build();
                 args.push(arg.step(|| "render a seccomp condition".to_owned())?);

@@ -112,7 +112,7 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
         .namespaces(namespaces(places.own_network)?)
         .masked_paths(plan.masked_paths.clone())
         .readonly_paths(plan.readonly_paths.clone())
-        .seccomp(seccomp::profile()?.render()?)
+        .seccomp(seccomp::profile()?.render(plan.runtime.kind.runtime().masked_equal())?)
         .build()
         .step(failed)?;
     linux

@@ -233,7 +233,23 @@ fn join_streams() -> bool {
     }
 }
 
+/// newuidmap(1) and newgidmap(1) for a runtime in the launcher's namespace, which
+/// may write any map of its own ids: `PID INSIDE OUTSIDE COUNT …`.
+fn write_map(name: &str) -> Option<i32> {
+    let file = ["uid_map", "gid_map"].into_iter().find(|file| name.ends_with(&format!("new{}", file.replace('_', ""))))?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (pid, maps) = args.split_first()?;
+    let lines: String = maps.chunks(3).map(|map| map.join(" ") + "\n").collect();
+    Some(match std::fs::write(format!("/proc/{pid}/{file}"), lines) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    })
+}
+
 fn main() {
+    if let Some(code) = std::env::args().next().and_then(|name| write_map(&name)) {
+        std::process::exit(code);
+    }
     let mut args = std::env::args_os().skip(1);
     let handshake = args.next().and_then(|fd| fd.into_string().ok()).unwrap_or_default();
     let connected = handshake.starts_with('/');

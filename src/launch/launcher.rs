@@ -292,6 +292,7 @@ fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
         state: staged("state"),
         log: staged("runtime.log"),
         console: plan.terminal.then(|| staged("console.sock")),
+        helpers: staged("helpers"),
         id: given.run.to_owned(),
     };
     let mut command = backend::command(&start);

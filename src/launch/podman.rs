@@ -361,7 +361,8 @@ pub fn stage(plan: &Plan, places: &mut [Option<Place>]) -> Result<()> {
         below_root(path, generated(plan, path).unwrap_or_default())?;
     }
     directory(&staged("bundle/rootfs/sys"))?;
-    let profile = serde_json::to_string(&seccomp::profile()?.render()?).step(|| "render the profile".to_owned())?;
+    let profile = serde_json::to_string(&seccomp::profile()?.render(plan.runtime.kind.runtime().masked_equal())?)
+        .step(|| "render the profile".to_owned())?;
     write(&own.join("seccomp.json"), &profile)
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -16,8 +16,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::idmap::RUNTIME;
 use super::writable;
-use crate::backend::CgroupView;
-use crate::bundle::{Place, write_own_files, write_root, write_shadows};
+use crate::backend::{CgroupView, MapsBy};
+use crate::bundle::{INIT, Place, write_own_files, write_root, write_shadows};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
 use crate::plan::{FileId, Mount, MountKind, Plan, Runtime, identify, open_without_links};
@@ -88,6 +88,9 @@ pub fn fill(plan: &Plan, mut detached: BTreeMap<usize, OwnedFd>) -> Result<Vec<O
     if plan.runtime.staged {
         stage_runtime(plan, detached.remove(&RUNTIME))?;
     }
+    if plan.runtime.kind.runtime().maps_by() == MapsBy::Helpers {
+        stage_helpers()?;
+    }
     let mut places = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
         let ready = detached.remove(&index);
@@ -136,6 +139,17 @@ pub fn add_own_files(names: Vec<String>, files: Vec<OwnedFd>) -> Result<()> {
         to.set_permissions(fs::Permissions::from_mode(0o444)).step(step)?;
     }
     Ok(())
+}
+
+/// newuidmap and newgidmap: names by which the init does their work.
+fn stage_helpers() -> Result<()> {
+    let directory = staged("helpers");
+    fs::create_dir(&directory).step(|| format!("make directory {}", directory.display()))?;
+    let program = directory.join("newuidmap");
+    let step = || format!("write {}", program.display());
+    fs::write(&program, INIT).step(step)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o555)).step(step)?;
+    symlink("newuidmap", directory.join("newgidmap")).step(|| "make the link newgidmap".to_owned())
 }
 
 /// Binds the runtime's file read-only into the staging area.

@@ -1,0 +1,177 @@
+//! index → manifest → config and layers (OCI image spec; Docker's image
+//! manifest version 2, schema 2; `docker save`'s manifest.json).
+
+use std::path::PathBuf;
+
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use serde::Deserialize;
+
+use super::{Blobs, Digest};
+use crate::error::{Context, Error, Result, printable};
+
+/// Annotation of an index with an image's name (OCI image spec, "Pre-Defined
+/// Annotation Keys").
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Images in indexes in indexes.
+const MOST_NESTED: usize = 4;
+/// Layers of one image; overlayfs and Docker take fewer.
+const MOST_LAYERS: usize = 512;
+
+/// An image's parts, all named by digest.
+#[derive(Debug)]
+pub struct Image {
+    /// Of the configuration: the image's id.
+    pub id: Digest,
+    /// The configuration.
+    pub config: ImageConfiguration,
+    /// The layers, lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Where it is among the blobs.
+    pub part: PathBuf,
+    /// Digest and size in bytes as it lies there, where the manifest says so.
+    pub packed: Option<(Digest, u64)>,
+    /// Digest of the tar archive itself.
+    pub diff_id: Digest,
+}
+
+fn part_of(digest: &Digest) -> PathBuf {
+    PathBuf::from("blobs/sha256").join(digest.digits())
+}
+
+fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
+    Digest::parse(descriptor.digest().as_ref())
+}
+
+/// Reads a blob, whose digest must be right.
+fn read(blobs: &Blobs, what: &str, digest: &Digest) -> Result<Vec<u8>> {
+    let text = blobs.document(&part_of(digest))?;
+    let found = Digest::of(&text);
+    if found != *digest {
+        return Err(Error::refused(format!("the image's {what} is not what its digest says"))
+            .because(format!("{digest} is expected, {found} was read")));
+    }
+    Ok(text)
+}
+
+/// The image in an OCI layout: the one that is named `tag`, or the only one.
+pub fn of_layout(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
+    let text = blobs.document(&PathBuf::from("index.json"))?;
+    let index: ImageIndex = serde_json::from_slice(&text).refuse(|| "read index.json of the image".to_owned())?;
+    let name = |descriptor: &Descriptor| descriptor.annotations().as_ref().and_then(|all| all.get(REF_NAME)).cloned();
+    let found: Vec<&Descriptor> =
+        index.manifests().iter().filter(|descriptor| tag.is_none() || name(descriptor).as_deref() == tag).collect();
+    let names: Vec<String> = index.manifests().iter().filter_map(name).map(|name| printable(&name)).collect();
+    let descriptor = match (found.as_slice(), tag) {
+        ([one], _) => *one,
+        // One image for several platforms, without names.
+        ([_, ..], None) if names.is_empty() => for_this_platform(&index)?,
+        ([], Some(tag)) => {
+            return Err(Error::refused(format!("the layout has no image called {}", printable(tag)))
+                .because(format!("it has {}", names.join(", "))));
+        }
+        _ => {
+            return Err(Error::refused("the layout has several images")
+                .because(format!("they are called {}", names.join(", ")))
+                .hint("name one: oci:DIR:TAG"));
+        }
+    };
+    manifest(blobs, descriptor, MOST_NESTED)
+}
+
+fn for_this_platform(index: &ImageIndex) -> Result<&Descriptor> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => Arch::Amd64,
+        "aarch64" => Arch::ARM64,
+        other => Arch::from(other),
+    };
+    let fits = |descriptor: &&Descriptor| {
+        descriptor
+            .platform()
+            .as_ref()
+            .is_some_and(|platform| *platform.os() == Os::Linux && *platform.architecture() == arch)
+    };
+    index
+        .manifests()
+        .iter()
+        .find(fits)
+        .ok_or_else(|| Error::refused(format!("the image has no variant for linux/{arch}")))
+}
+
+fn manifest(blobs: &Blobs, descriptor: &Descriptor, nested: usize) -> Result<Image> {
+    let text = read(blobs, "manifest", &digest_of(descriptor)?)?;
+    // The media type may be missing; an index has manifests, a manifest a config.
+    if let Ok(index) = serde_json::from_slice::<ImageIndex>(&text) {
+        if nested == 0 {
+            return Err(Error::refused("the image's index is nested too deeply"));
+        }
+        return manifest(blobs, for_this_platform(&index)?, nested - 1);
+    }
+    let manifest: ImageManifest = serde_json::from_slice(&text).refuse(|| "read the image's manifest".to_owned())?;
+    let id = digest_of(manifest.config())?;
+    let config = configuration(&read(blobs, "configuration", &id)?)?;
+    let packed = manifest
+        .layers()
+        .iter()
+        .map(|layer| {
+            let digest = digest_of(layer)?;
+            Ok((part_of(&digest), Some((digest, layer.size()))))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Image { id, layers: with_diff_ids(packed, &config)?, config })
+}
+
+fn configuration(text: &[u8]) -> Result<ImageConfiguration> {
+    let config: ImageConfiguration =
+        serde_json::from_slice(text).refuse(|| "read the image's configuration".to_owned())?;
+    if *config.os() != Os::Linux {
+        return Err(Error::refused(format!("the image is for {}, not for Linux", config.os())));
+    }
+    Ok(config)
+}
+
+fn with_diff_ids(packed: Vec<(PathBuf, Option<(Digest, u64)>)>, config: &ImageConfiguration) -> Result<Vec<Layer>> {
+    let ids = config.rootfs().diff_ids();
+    if ids.len() != packed.len() || ids.len() > MOST_LAYERS {
+        return Err(Error::refused(format!(
+            "the image has {} layers, and its configuration names {}",
+            packed.len(),
+            ids.len()
+        )));
+    }
+    let layer = |((part, packed), id): ((PathBuf, _), &String)| Ok(Layer { part, packed, diff_id: Digest::parse(id)? });
+    packed.into_iter().zip(ids).map(layer).collect()
+}
+
+/// An entry of `docker save`'s manifest.json.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: PathBuf,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<PathBuf>,
+}
+
+/// The image in an archive of `docker save`.
+pub fn of_docker_archive(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
+    let text = blobs.document(&PathBuf::from("manifest.json"))?;
+    let all: Vec<Saved> = serde_json::from_slice(&text).refuse(|| "read manifest.json of the image".to_owned())?;
+    let tags = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
+    let found: Vec<&Saved> =
+        all.iter().filter(|saved| tag.is_none_or(|tag| tags(saved).iter().any(|have| have == tag))).collect();
+    let [saved] = found.as_slice() else {
+        let names = all.iter().flat_map(tags).map(|name| printable(&name)).collect::<Vec<_>>().join(", ");
+        return Err(Error::refused(format!("the archive has {} images that fit", found.len()))
+            .because(format!("they are called {names}"))
+            .hint("name one: docker-archive:FILE:NAME:TAG"));
+    };
+    let text = blobs.document(&saved.config)?;
+    let config = configuration(&text)?;
+    let packed = saved.layers.iter().map(|part| (part.clone(), None)).collect();
+    Ok(Image { id: Digest::of(&text), layers: with_diff_ids(packed, &config)?, config })
+}
