@@ -10,7 +10,7 @@ use super::{INIT, Place, Places, render, write_root, write_shadows};
 use crate::config::create_private;
 use crate::error::{Context, Error, Result};
 use crate::gateway::Trust;
-use crate::plan::{FileOwnership, Mount, MountKind, Plan};
+use crate::plan::{FileOwnership, IdMap, Identity, Mount, MountKind, Plan};
 
 /// Writes the bundle into `output`, which must be empty or not there.
 pub fn write_bundle(plan: &Plan, trust: Option<&Trust>, output: &Path) -> Result<()> {
@@ -40,7 +40,7 @@ pub fn write_bundle(plan: &Plan, trust: Option<&Trust>, output: &Path) -> Result
         root: "rootfs".into(),
         mounts,
         handshake: "-".to_owned(),
-        mapped_to: plan.identity.host_uid,
+        maps: plain_maps(&plan.identity),
         own_network: true,
         window: None,
     };
@@ -50,6 +50,14 @@ pub fn write_bundle(plan: &Plan, trust: Option<&Trust>, output: &Path) -> Result
     fs::write(&config, text + "\n").step(|| format!("write {}", config.display()))?;
     let plan_file = output.join("plan.json");
     fs::write(&plan_file, plan.canonical() + "\n").step(|| format!("write {}", plan_file.display()))
+}
+
+/// The maps for a plain runtime. Root has an id to spare for the container's 0,
+/// which runc needs mapped.
+fn plain_maps(identity: &Identity) -> Vec<IdMap> {
+    let one = |inside, outside| IdMap { inside, outside, count: 1 };
+    let spare = identity.spare.map(|spare| one(0, spare));
+    spare.into_iter().chain([one(identity.inside, identity.host_uid)]).collect()
 }
 
 /// Where the mount lies for a plain runtime. As root nobody makes detached

@@ -12,7 +12,7 @@ use oci_spec::runtime::{
 
 use super::seccomp;
 use crate::error::{Context, Error, Result};
-use crate::plan::{AGENT_ID, INIT_PATH, Mount, MountKind, Plan, process_limit};
+use crate::plan::{AGENT_ID, INIT_PATH, IdMap, Mount, MountKind, Plan, process_limit};
 
 /// Where the things of one bundle lie, and how it is to be started.
 #[derive(Debug)]
@@ -24,9 +24,9 @@ pub struct Places {
     pub mounts: Vec<Option<Place>>,
     /// The init's first argument: descriptor of the handshake, or `-` for none.
     pub handshake: String,
-    /// The id, in the namespace that the runtime is started in, that the agent's
-    /// 1000 is mapped to.
-    pub mapped_to: u32,
+    /// The container's map, relative to the namespace that the runtime is started
+    /// in.
+    pub maps: Vec<IdMap>,
     /// A network namespace of the container's own, instead of the launcher's.
     pub own_network: bool,
     /// Rows and columns of the agent's terminal.
@@ -95,17 +95,16 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
         let size = BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build().step(failed)?;
         process.set_console_size(Some(size));
     }
-    let map = || {
-        LinuxIdMappingBuilder::default()
-            .container_id(AGENT_ID)
-            .host_id(places.mapped_to)
-            .size(1u32)
-            .build()
-            .step(failed)
+    let maps = || {
+        let map = |map: &IdMap| {
+            let ids = LinuxIdMappingBuilder::default().container_id(map.inside).host_id(map.outside).size(map.count);
+            ids.build().step(failed)
+        };
+        places.maps.iter().map(map).collect::<Result<Vec<_>>>()
     };
     let mut linux = LinuxBuilder::default()
-        .uid_mappings(vec![map()?])
-        .gid_mappings(vec![map()?])
+        .uid_mappings(maps()?)
+        .gid_mappings(maps()?)
         .namespaces(namespaces(places.own_network)?)
         .masked_paths(plan.masked_paths.clone())
         .readonly_paths(plan.readonly_paths.clone())

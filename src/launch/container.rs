@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::handshake::{InitSays, Line, Ready, receive_master};
@@ -17,6 +18,7 @@ use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::replaced::Replaced;
 use super::staging::{self, staged};
 use super::verify;
+use crate::backend::Stay;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Plan, process_limit};
 
@@ -65,13 +67,15 @@ pub struct Container {
     pub line: Line,
     /// How it is ended.
     pub below: Below,
+    /// Whether the runtime ends with the container.
+    stay: Stay,
     gateway_serves: bool,
 }
 
 impl Container {
     /// What was started.
-    pub fn new(runtime: Child, line: Line, below: Below) -> Self {
-        Self { runtime, line, below, gateway_serves: false }
+    pub fn new(runtime: Child, stay: Stay, line: Line, below: Below) -> Self {
+        Self { runtime, line, below, stay, gateway_serves: false }
     }
 
     /// Waits for the init's report, and meanwhile for the terminal, the
@@ -236,11 +240,14 @@ impl Container {
 
     /// Stays until the container has ended.
     pub fn watch(&mut self, init: Pid, channel: &Channel, mut replaced: Replaced) -> Result<FromLauncher> {
-        let runtime = rustix::process::pidfd_open(
-            rustix::process::Pid::from_child(&self.runtime),
-            rustix::process::PidfdFlags::empty(),
-        )
-        .step(|| "watch the runtime".to_owned())?;
+        let stays = self.stay == Stay::UntilTheEnd;
+        let watched = if stays { Pid::from_raw(self.runtime.id() as i32) } else { init };
+        let runtime = rustix::process::Pid::from_raw(watched.as_raw())
+            .ok_or_else(|| Error::failed("there is no process to watch"))
+            .and_then(|pid| {
+                rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+                    .step(|| "watch the container".to_owned())
+            })?;
         let mut wait_status = None;
         let mut init_speaks = true;
         let mut conmon = match &self.below {
@@ -286,8 +293,9 @@ impl Container {
                 self.obey(init, channel, &mut replaced)?;
             }
             if woken[runtime_at] {
-                let status = self.runtime.wait().step(|| "wait for the runtime".to_owned())?;
-                return Ok(FromLauncher::Ended { wait_status, runtime_code: status.code() });
+                let code =
+                    if stays { self.runtime.wait().ok().and_then(|status| status.code()) } else { code_of(init) };
+                return Ok(FromLauncher::Ended { wait_status, runtime_code: code });
             }
         }
     }
@@ -313,6 +321,15 @@ impl Container {
             ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd | ToLauncher::Proceed(_) => {}
         }
         Ok(())
+    }
+}
+
+/// Exit code of an adopted process that has ended.
+fn code_of(pid: Pid) -> Option<i32> {
+    match waitpid(pid, None) {
+        Ok(WaitStatus::Exited(_, code)) => Some(code),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(128 + signal as i32),
+        _ => None,
     }
 }
 

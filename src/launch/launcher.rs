@@ -24,7 +24,7 @@ use super::replaced::Replaced;
 use super::staging::{self, staged};
 use super::steps::Steps;
 use super::verify;
-use crate::backend::{self, Start};
+use crate::backend::{self, Start, Stay};
 use crate::bundle::{Place, Places, render};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
@@ -112,7 +112,7 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
         root: staged("bundle/rootfs"),
         mounts: places.clone(),
         handshake: "3".to_owned(),
-        mapped_to: identity.in_launcher,
+        maps: identity.container.clone(),
         own_network: false,
         window: given.window,
     };
@@ -130,7 +130,8 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
     let theirs_inode = verify::inode_of(&theirs)?;
     let console = given.plan.terminal.then(console_listener).transpose()?;
     let line = Line::Open { socket: ours, peer: None };
-    let mut container = Container::new(start_runtime(given, theirs)?, line, Below::OwnNamespace);
+    let stay = given.plan.runtime.kind.runtime().stay();
+    let mut container = Container::new(start_runtime(given, theirs)?, stay, line, Below::OwnNamespace);
     let ready = container.wait_until_ready(given.plan, console.as_ref(), channel)?;
     steps.end("runtime");
     let facts = verify::Facts {
@@ -176,7 +177,7 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
         None
     };
     let runtime = podman.start(given.stdio.as_ref(), terminal)?;
-    let mut container = Container::new(runtime, Line::Awaited(listener), Below::Podman(created));
+    let mut container = Container::new(runtime, Stay::UntilTheEnd, Line::Awaited(listener), Below::Podman(created));
     let ready = container.wait_until_ready(plan, None, channel)?;
     podman::forget_socket()?;
     steps.end("podman start");
@@ -279,6 +280,7 @@ fn console_listener() -> Result<UnixListener> {
 fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
     let plan = given.plan;
     let start = Start {
+        kind: plan.runtime.kind,
         program: if plan.runtime.staged { staged("runtime") } else { plan.runtime.path.clone() },
         readonly_program: plan.runtime.staged,
         bundle: staged("bundle"),

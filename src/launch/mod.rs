@@ -24,7 +24,8 @@ mod writable;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use nix::sched::CloneFlags;
@@ -76,6 +77,15 @@ pub struct RunOptions {
 /// Runs the plan to its end; returns the exit code for the caller.
 pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOptions) -> Result<u8> {
     let begun = Instant::now();
+    let runtime = &resolved.plan.runtime;
+    if let Some(unseen) = runtime.kind.runtime().unseen() {
+        return Err(Error::refused(format!(
+            "belljar run does not run what it cannot verify: {}",
+            runtime.path.display()
+        ))
+        .because(unseen)
+        .hint("belljar bundle --output DIR, and run that with it; or leave --runtime out"));
+    }
     let mut steps = Steps::begin();
     let copy = match &options.receipt {
         Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
@@ -260,23 +270,40 @@ impl Drop for Launcher {
 }
 
 /// Writes the id maps of the launcher's user namespace (user_namespaces(7)). An
-/// ordinary user must give up setgroups first.
+/// ordinary user must give up setgroups first, and leaves maps of subordinate
+/// ids to newuidmap and newgidmap.
 fn write_maps(pid: Pid, plan: &Plan) -> Result<()> {
-    let lines = |maps: &[IdMap]| {
-        maps.iter().map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count)).collect::<String>()
-    };
     let process = PathBuf::from(format!("/proc/{pid}"));
-    let write = |name: &str, text: String| {
-        let path = process.join(name);
-        fs::write(&path, text)
-            .step(|| format!("write {}", path.display()))
-            .map_err(|error| error.hint("belljar doctor"))
-    };
-    if plan.identity.files == FileOwnership::Caller {
-        write("setgroups", "deny".to_owned())?;
+    let identity = &plan.identity;
+    // With a subordinate gid newgidmap lets them drop groups, as runc does.
+    if identity.files == FileOwnership::Caller && identity.launcher_gids.len() == 1 {
+        write_to(&process.join("setgroups"), "deny")?;
     }
-    write("uid_map", lines(&plan.identity.launcher_uids))?;
-    write("gid_map", lines(&plan.identity.launcher_gids))
+    for (name, program, maps) in
+        [("uid_map", "newuidmap", &identity.launcher_uids), ("gid_map", "newgidmap", &identity.launcher_gids)]
+    {
+        let line = |map: &IdMap| [map.inside, map.outside, map.count].map(|id| id.to_string());
+        if identity.files == FileOwnership::Caller && maps.len() > 1 {
+            let step = || format!("map subordinate ids with {program}");
+            let output = Command::new(program)
+                .arg(pid.to_string())
+                .args(maps.iter().flat_map(line))
+                .stdin(Stdio::null())
+                .output()
+                .step(step)?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(Error::failed(step()).because(said).hint("belljar doctor"));
+            }
+        } else {
+            write_to(&process.join(name), &maps.iter().map(|map| line(map).join(" ") + "\n").collect::<String>())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_to(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).step(|| format!("write {}", path.display())).map_err(|error| error.hint("belljar doctor"))
 }
 
 /// A descriptor that reads as end of file and swallows what is written.

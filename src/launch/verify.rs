@@ -15,7 +15,7 @@ use crate::backend::podman;
 use crate::bundle::{Place, init_arguments};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
-use crate::plan::{AGENT_ID, FileOwnership, Mount, MountEntry, MountKind, Plan, process_limit, read_mountinfo};
+use crate::plan::{AGENT_ID, Mount, MountEntry, MountKind, Plan, process_limit, read_mountinfo};
 
 /// What the launcher knows of the container from itself.
 #[derive(Debug)]
@@ -201,13 +201,10 @@ fn check_status(plan: &Plan, process: &Path, differences: &mut Differences) -> R
 }
 
 fn check_maps(plan: &Plan, process: &Path, differences: &mut Differences) -> Result<()> {
-    for (name, maps) in [("uid_map", &plan.identity.launcher_uids), ("gid_map", &plan.identity.launcher_gids)] {
-        let planned = match (below_podman(plan), plan.identity.files) {
-            (true, FileOwnership::Caller) => kept_id(&read(&Path::new("/proc/self").join(name))?),
-            (true, FileOwnership::Idmapped) => {
-                maps.iter().map(|map| format!("{} {} {}", map.inside, map.outside, map.count)).collect()
-            }
-            (false, _) => vec![format!("{AGENT_ID} {} 1", plan.identity.in_launcher)],
+    for name in ["uid_map", "gid_map"] {
+        let planned: Vec<String> = match plan.identity.container.as_slice() {
+            [] => kept_id(&read(&Path::new("/proc/self").join(name))?),
+            maps => maps.iter().map(|map| format!("{} {} {}", map.inside, map.outside, map.count)).collect(),
         };
         let kernel = read(&process.join(name))?;
         let kernel: Vec<String> = kernel.lines().map(words).collect();

@@ -55,7 +55,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         request.runtime.as_deref().or(group_config.runtime.as_deref()).or(config.run.runtime.as_deref()),
         caller,
     )?;
-    let identity = identity::resolve(caller, &group, runtime.backend)?;
+    let identity = identity::resolve(caller, &group, &runtime)?;
     let rootfs_name =
         request.rootfs.as_deref().or(group_config.rootfs.as_deref()).or(config.run.rootfs.as_deref()).unwrap_or("host");
     let mode = request.egress.or(group_config.egress).or(config.run.egress).unwrap_or_default();
@@ -100,6 +100,9 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     check_lengths(&command, &environment)?;
     let mut notes = std::mem::take(&mut mounts.notes);
     notes.extend(unenforced(&limits));
+    if let Some(unseen) = runtime.kind.runtime().unseen() {
+        notes.push(format!("verify cannot see what {} makes: {unseen}", runtime.path.display()));
+    }
     let shadowed = mounts.shadowed;
     let profile = seccomp::profile()?;
     let plan = Plan {

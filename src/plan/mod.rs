@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::backend::RuntimeKind;
 use crate::config::Backend;
 
 pub use allowed::{Allowlist, AllowlistState, Verdict};
@@ -133,9 +134,13 @@ pub struct Identity {
     pub launcher_uids: Vec<IdMap>,
     /// gid map of the launcher's namespace.
     pub launcher_gids: Vec<IdMap>,
-    /// The agent's id in the launcher's namespace; the container's only map is
-    /// 1000 to this.
+    /// Map of the container's namespace, of uids and gids alike, relative to the
+    /// launcher's; empty where podman makes its own.
+    pub container: Vec<IdMap>,
+    /// The agent's id in the launcher's namespace.
     pub in_launcher: u32,
+    /// For root: a host id of the group's that owns nothing.
+    pub spare: Option<u32>,
     /// How files on disk come to belong to the caller.
     pub files: FileOwnership,
     /// Where the ids come from.
@@ -381,6 +386,8 @@ pub struct Runtime {
     pub backend: Backend,
     /// podman's own file, with the podman backend.
     pub podman: Option<PathBuf>,
+    /// Which OCI runtime it is.
+    pub kind: RuntimeKind,
     /// The OCI runtime's file on the host.
     pub path: PathBuf,
     /// How it was chosen.

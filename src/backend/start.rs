@@ -1,13 +1,17 @@
-//! crun, and what has its command line.
+//! One start of an OCI runtime.
 
 use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::runtime::RuntimeKind;
+
 /// Where one start of the runtime finds its things.
 #[derive(Debug)]
 pub struct Start {
+    /// Which runtime it is.
+    pub kind: RuntimeKind,
     /// The program.
     pub program: PathBuf,
     /// The program is bound read-only: the container cannot overwrite it, so the
@@ -27,22 +31,11 @@ pub struct Start {
 }
 
 /// The command that runs the bundle in the foreground, with descriptor 3 passed
-/// on to the container's PID 1. No cgroup is made: the runtime is already in
-/// the run's own where there is one.
+/// on to the container's PID 1.
 pub fn command(start: &Start) -> Command {
     let mut command = Command::new(&start.program);
-    command
-        .arg("--root")
-        .arg(&start.state)
-        .arg("--log")
-        .arg(&start.log)
-        .args(["--log-format", "text", "--cgroup-manager", "disabled", "run", "--bundle"])
-        .arg(&start.bundle)
-        .args(["--preserve-fds", "1"]);
-    if let Some(console) = &start.console {
-        command.arg("--console-socket").arg(console);
-    }
-    command.arg(&start.id).current_dir(&start.bundle).env_clear().envs(inherited_environment());
+    start.kind.runtime().run(start, &mut command);
+    command.current_dir(&start.bundle).env_clear().envs(inherited_environment());
     if start.readonly_program {
         // Known to crun and runc, who check that the file system is read-only.
         command.env("_LIBCONTAINER_CLONED_BINARY", "1");
