@@ -4,7 +4,7 @@
 CARGO ?= cargo
 BELLJAR = target/release/belljar
 
-.PHONY: all demo test bench fuzz lint docs deps install clean
+.PHONY: all demo test bench fuzz lint docs golden image deps install clean
 
 all: $(BELLJAR)
 
@@ -36,10 +36,18 @@ fuzz:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck tests/run tests/deps tests/world/world.sh fuzz/run .ci/run; else echo "SKIPPED: shellcheck is not installed"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck tests/run tests/deps tests/world/world.sh fuzz/run .ci/run oci/build; else echo "SKIPPED: shellcheck is not installed"; fi
 
 docs:
 	$(CARGO) run --quiet --example manpages
+
+# Renews the golden bundles in oci/ after a change that is meant, as both callers.
+golden:
+	@new=$$(mktemp -d) && chmod 1777 $$new && BELLJAR_GOLDEN=$$new tests/run bundle && cp $$new/*.json oci/; code=$$?; rm -rf $$new; exit $$code
+
+# The agent image: localhost/belljar-agent:latest, and an archive in target/agent-image.
+image:
+	@oci/build
 
 install: $(BELLJAR)
 	$(CARGO) install --path . --locked
