@@ -6,7 +6,7 @@ mod harness;
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{Dice, Jar, Live, SOON, below_podman, descendants, eventually, finish, is_alive, processes_with, tree};
 use nix::sys::signal::Signal;
@@ -129,12 +129,17 @@ fn after_sigkill_of_the_supervisor_at_any_moment() {
     let project = tree(&jar.project());
     let mut dice = Dice::new();
     let mut began = 0;
+    // How long a whole run takes here and now: the agent begins within that.
+    let measured = Jar::new();
+    let begun = Instant::now();
+    measured.run(&[], &["true"]).success();
+    let window = 2 * begun.elapsed().as_micros() as u64;
     for number in 0..KILLS {
         let mark = mark(number);
         let _ = fs::remove_file(jar.group("main").join("began"));
         let live = start(&jar, &[], &mark);
         // From the first instruction to long after the agent's first one.
-        thread::sleep(Duration::from_micros(dice.below(if below_podman() { 600_000 } else { 60_000 })));
+        thread::sleep(Duration::from_micros(dice.below(window)));
         let family = descendants(live.pid());
         live.signal(Signal::SIGKILL);
         drop(live);

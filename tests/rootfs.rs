@@ -113,6 +113,30 @@ fn links_deeper_in_the_root_lead_nowhere() {
 }
 
 #[test]
+fn what_the_host_has_mounted_below_the_root_comes_along_read_only_and_is_in_the_plan() {
+    let jar = Jar::new();
+    let root = unpacked_root(&jar, &[]);
+    jar.write("other/file", "mounted\n");
+    fs::create_dir_all(root.join("srv/below")).expect("make a directory");
+    for option in ["", "--writable-root"] {
+        let belljar = format!("{} {{}} {option} --rootfs {} --", harness::belljar().display(), root.display());
+        let run = belljar.replace("{}", "run") + " sh -c 'cat /srv/data /srv/below/file; touch /srv/below/x'";
+        let explain = belljar.replace("{}", "explain") + " true";
+        // A user mounts in a namespace of the user's own, and is a user again in another.
+        let again = if harness::is_root() { "" } else { "unshare -U --map-user=1001 --map-group=1001" };
+        let mount = format!("mount --bind {} {}", jar.text("other"), root.join("srv/below").display());
+        let script = format!("{mount} && {again} {explain} && exec {again} {run}");
+        let mut command = std::process::Command::new("unshare");
+        command.args([if harness::is_root() { "-m" } else { "-Urm" }, "sh", "-c", &script]);
+        jar.surround(&mut command);
+        let out = harness::finish(command, b"").exits(1).says(&["Read-only file system"]).out();
+        assert!(out.ends_with("of the root\nmounted\n"), "{out}");
+        assert!(out.lines().any(|line| line.starts_with("mount      /srv/below ro")), "{out}");
+    }
+    assert_eq!(harness::names_in(&jar.path("other")), ["file"]);
+}
+
+#[test]
 fn a_root_with_homes_or_belljars_own_in_it_is_refused() {
     let jar = Jar::new();
     let whole = jar.text("");

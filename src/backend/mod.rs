@@ -8,6 +8,6 @@ mod start;
 mod subordinate;
 
 pub use find::{find, reachable_by_all, resolve};
-pub use runtime::{OciRuntime, RootId, RuntimeKind, Stay, Trouble, version_text};
+pub use runtime::{CgroupView, OciRuntime, RootId, RuntimeKind, Stay, Trouble, version_text};
 pub use start::{Start, command, host_environment, inherited_environment};
 pub use subordinate::{Subordinate, ranges};

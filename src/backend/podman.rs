@@ -1,6 +1,6 @@
 //! podman's command line for a plan. podman makes the container from what the
 //! launcher has staged; its own ideas are switched off one by one, and what
-//! cannot be switched off is covered by a mount of ours and named here.
+//! cannot be switched off is mounted from the staging area and taken away again.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub const HANDSHAKE: &str = "/run/belljar/handshake";
 /// Name of that socket in the directory that is mounted at /run/belljar.
 pub const HANDSHAKE_NAME: &str = "handshake";
 /// What podman would mount by itself, with what is mounted instead: a name in
-/// [`DIRECTORY`].
+/// [`DIRECTORY`]. The launcher takes these mounts away again.
 pub const COVERED: [(&str, &str); 4] =
     [("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf"), ("/sys", "sys"), ("/sys/fs/cgroup", "cgroup")];
 

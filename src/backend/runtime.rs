@@ -44,6 +44,17 @@ pub enum Stay {
     UntilTheStart,
 }
 
+/// What a runtime sees at /sys/fs/cgroup. None of them makes a cgroup: they run
+/// in the run's own where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupView {
+    /// A cgroup v2 tree, without which crun refuses hosts with hybrid cgroups.
+    Unified,
+    /// The same, where nothing can be made, and a process can be added without any
+    /// effect: for one that insists on a cgroup. Its path is the tree's root.
+    Sealed,
+}
+
 /// Trouble of all versions before one.
 #[derive(Debug)]
 pub struct Trouble {
@@ -67,6 +78,11 @@ pub trait OciRuntime {
     /// Whether it stays until the container ends.
     fn stay(&self) -> Stay {
         Stay::UntilTheEnd
+    }
+
+    /// What it is to see of cgroups.
+    fn cgroups(&self) -> CgroupView {
+        CgroupView::Unified
     }
 
     /// Whether it needs id 0 mapped.
@@ -168,6 +184,10 @@ impl OciRuntime for Youki {
     fn run(&self, start: &Start, command: &mut Command) {
         state_and_log(start, command);
         run_bundle(start, command, &[]);
+    }
+
+    fn cgroups(&self) -> CgroupView {
+        CgroupView::Sealed
     }
 
     fn root_id(&self) -> RootId {

@@ -11,6 +11,7 @@ use oci_spec::runtime::{
 };
 
 use super::seccomp;
+use crate::backend::CgroupView;
 use crate::error::{Context, Error, Result};
 use crate::plan::{AGENT_ID, INIT_PATH, IdMap, Mount, MountKind, Plan, process_limit};
 
@@ -102,6 +103,9 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
         };
         places.maps.iter().map(map).collect::<Result<Vec<_>>>()
     };
+    // The root of a tree in which nothing can be made.
+    let sealed = plan.runtime.kind.runtime().cgroups() == CgroupView::Sealed;
+    let cgroups_path = sealed.then(|| PathBuf::from("/"));
     let mut linux = LinuxBuilder::default()
         .uid_mappings(maps()?)
         .gid_mappings(maps()?)
@@ -114,7 +118,7 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     linux
         .set_resources(None)
         .set_devices(None)
-        .set_cgroups_path(None)
+        .set_cgroups_path(cgroups_path)
         .set_mount_label(None)
         .set_rootfs_propagation(Some("private".to_owned()));
     let mut mounts = Vec::new();

@@ -16,6 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
 
 use super::container::{Below, Container, Streams};
+use super::covers;
 use super::handshake::{Line, Ready};
 use super::network;
 use super::podman::{self, Podman, PodmanNamespace};
@@ -24,6 +25,7 @@ use super::replaced::Replaced;
 use super::staging::{self, staged};
 use super::steps::Steps;
 use super::verify;
+use crate::backend::podman::COVERED;
 use crate::backend::{self, Start, Stay};
 use crate::bundle::{Place, Places, render};
 use crate::config::Backend;
@@ -91,7 +93,7 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     }
     die_with_supervisor(given.supervisor.as_fd())?;
     steps.end("wait for id maps");
-    staging::prepare(given.plan.runtime.backend)?;
+    staging::prepare(&given.plan.runtime)?;
     match given.plan.runtime.backend {
         Backend::Podman => below_podman(given, steps),
         _ => below_runtime(given, steps),
@@ -134,6 +136,7 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
     let mut container = Container::new(start_runtime(given, theirs)?, stay, line, Below::OwnNamespace);
     let ready = container.wait_until_ready(given.plan, console.as_ref(), channel)?;
     steps.end("runtime");
+    covers::make_equal(given.plan, ready.pid, &[]).map_err(|error| container.kill_because(error))?;
     let facts = verify::Facts {
         init: ready.pid,
         handshake_inode: Some(theirs_inode),
@@ -163,6 +166,8 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
     let created = podman.create_and_initialise(&places, channel, init_file)?;
     steps.end("podman create and init");
     let facts = verify::Facts { init: created.init, handshake_inode: None, stdio: None, staging: &staging, init_file };
+    covers::make_equal(plan, created.init, &COVERED.map(|(target, _)| target))?;
+    podman::forget_covered()?;
     // Before anything is opened in it: it could be the host's network.
     verify::verify_created(plan, &places, &facts)?;
     steps.end("verify what was created");

@@ -3,6 +3,7 @@
 
 mod cgroup;
 mod container;
+mod covers;
 mod handshake;
 mod idmap;
 mod janitor;

@@ -466,6 +466,12 @@ pub fn listen_for_init() -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Takes away the directory that only podman's mounts needed.
+pub fn forget_covered() -> Result<()> {
+    let path = staged("bundle/rootfs/sys");
+    fs::remove_dir(&path).step(|| format!("remove {}", path.display()))
+}
+
 /// The init has connected: nothing else can from here on.
 pub fn forget_socket() -> Result<()> {
     let path = handshake_socket(Path::new(STAGING));

@@ -16,10 +16,11 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::idmap::RUNTIME;
 use super::writable;
+use crate::backend::CgroupView;
 use crate::bundle::{Place, write_own_files, write_root, write_shadows};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
-use crate::plan::{FileId, Mount, MountKind, Plan, identify, open_without_links};
+use crate::plan::{FileId, Mount, MountKind, Plan, Runtime, identify, open_without_links};
 use crate::sys::{self, MountAttributes};
 
 /// Where the staging area is mounted in the launcher's mount namespace: a
@@ -40,7 +41,7 @@ pub fn merged(index: usize) -> PathBuf {
 
 /// Mounts the staging area, a proc of the launcher's process namespace, and a
 /// cgroup v2 tree without which crun refuses hosts with hybrid cgroups.
-pub fn prepare(backend: Backend) -> Result<()> {
+pub fn prepare(runtime: &Runtime) -> Result<()> {
     let none: Option<&str> = None;
     // The agent passes through what is made here, whatever the caller's umask is.
     umask(Mode::from_bits_truncate(0o022));
@@ -53,7 +54,7 @@ pub fn prepare(backend: Backend) -> Result<()> {
         .map_err(|error| error.hint("belljar doctor"))?;
     let all = flags | MsFlags::MS_NOEXEC;
     // Below podman the launcher has no process namespace of its own.
-    if backend != Backend::Podman {
+    if runtime.backend != Backend::Podman {
         mount(Some("proc"), "/proc", Some("proc"), all, none)
             .step(|| "mount a proc of the launcher's own".to_owned())
             .map_err(|error| error.hint("inside another container /proc must be unmasked: belljar doctor"))?;
@@ -64,8 +65,16 @@ pub fn prepare(backend: Backend) -> Result<()> {
     }
     let empty = staged("empty");
     DirBuilder::new().mode(0o000).create(&empty).step(|| format!("make directory {}", empty.display()))?;
-    mount(Some("cgroup2"), &staged("cgroup"), Some("cgroup2"), all, none)
-        .step(|| "mount a cgroup v2 tree in the staging area".to_owned())
+    let sealed = runtime.kind.runtime().cgroups() == CgroupView::Sealed;
+    let flags = if sealed { all | MsFlags::MS_RDONLY } else { all };
+    mount(Some("cgroup2"), &staged("cgroup"), Some("cgroup2"), flags, none)
+        .step(|| "mount a cgroup v2 tree in the staging area".to_owned())?;
+    if sealed {
+        let (file, list) = (staged("cgroup.procs"), staged("cgroup/cgroup.procs"));
+        File::create(&file).step(|| format!("make {}", file.display()))?;
+        mount(Some(&file), &list, none, MsFlags::MS_BIND, none).step(|| format!("cover {}", list.display()))?;
+    }
+    Ok(())
 }
 
 /// Puts everything of the plan into the staging area; returns where each mount

@@ -348,32 +348,19 @@ fn check_mounts(
     for (index, mount) in plan.mounts.iter().enumerate() {
         expect(own, mount, places.get(index).and_then(Option::as_ref), &mut expected)?;
     }
-    if below_podman(plan) {
-        for (target, name) in podman::COVERED {
-            let mut source = source_of(own, &staged(podman::DIRECTORY).join(name))?;
-            source.flags = FLAGS.map(str::to_owned).to_vec();
-            expected.insert(target.to_owned(), source);
-        }
-    }
     let null = source_of(own, Path::new("/dev/null"))?;
     for path in &plan.masked_paths {
         // The runtime covers a file with /dev/null, a directory with an empty one.
         let device = Path::new(path).is_file().then(|| null.device.clone()).flatten();
-        let flags = if device.is_some() { Vec::new() } else { vec!["ro".to_owned()] };
+        let flags: &[&str] = if device.is_some() { &["ro", "nosuid", "noexec"] } else { &FLAGS };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         expected.insert(path.clone(), Expected { device, root: None, fstype: None, flags, options: Vec::new() });
     }
     for path in &plan.readonly_paths {
         let below = path.strip_prefix("/proc").map(str::to_owned);
-        expected.insert(
-            path.clone(),
-            Expected {
-                device: None,
-                root: below,
-                fstype: Some("proc".to_owned()),
-                flags: vec!["ro".to_owned()],
-                options: Vec::new(),
-            },
-        );
+        let flags = FLAGS.map(str::to_owned).to_vec();
+        let fstype = Some("proc".to_owned());
+        expected.insert(path.clone(), Expected { device: None, root: below, fstype, flags, options: Vec::new() });
     }
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for entry in &kernel {
@@ -512,7 +499,7 @@ fn expect(
     let what = match (&mount.kind, place) {
         (MountKind::Tmpfs { .. } | MountKind::Devpts | MountKind::Device, Some(Place::Path(path))) => {
             let mut source = source_of(own, path)?;
-            source.flags.extend(planned.into_iter().filter(|_| !matches!(mount.kind, MountKind::Device)));
+            source.flags.extend(planned);
             source
         }
         (MountKind::Proc, _) => fresh("proc", vec!["hidepid=invisible".to_owned()]),
@@ -522,7 +509,7 @@ fn expect(
         }
         (MountKind::Device, _) => {
             let mut device = source_of(own, Path::new(&mount.target))?;
-            device.flags = Vec::new();
+            device.flags = planned;
             device
         }
         (MountKind::Console, _) => Expected {

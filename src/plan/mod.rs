@@ -19,6 +19,7 @@ mod own;
 mod request;
 mod source;
 mod submounts;
+mod system;
 mod text;
 mod walk;
 mod writable;

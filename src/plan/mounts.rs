@@ -45,7 +45,7 @@ pub struct Mounts {
     pub shadowed: Shadowed,
     /// What a person should know.
     pub notes: Vec<String>,
-    root_access: RootAccess,
+    pub(super) root_access: RootAccess,
     linked: Vec<(FileId, PathBuf)>,
 }
 
@@ -66,63 +66,16 @@ impl Mounts {
         self.sources.insert(index, None);
     }
 
-    fn add(&mut self, target: &str, kind: MountKind, options: Options, reason: &str, source: Option<Source>) {
+    pub(super) fn add(
+        &mut self,
+        target: &str,
+        kind: MountKind,
+        options: Options,
+        reason: &str,
+        source: Option<Source>,
+    ) {
         self.list.push(options.mount(target, kind, reason));
         self.sources.push(source);
-    }
-
-    /// A directory or file of the root filesystem, read-only or under a layer;
-    /// mounts of the host below it come along, each as a line of the plan.
-    pub fn add_system(&mut self, around: &Surroundings<'_>, path: &Path, target: &str, reason: &str) -> Result<()> {
-        let source = Source::open(path)?;
-        around.own.check(&source)?;
-        let submounts = below(&around.host_mounts, &source.path);
-        for submount in &submounts {
-            check_characters(submount)?;
-        }
-        if self.root_access == RootAccess::Writable && source.directory {
-            match submounts.first() {
-                None => {
-                    self.add_layered(source, target, reason);
-                    return Ok(());
-                }
-                // An overlay cannot hold a mount.
-                Some(first) => self.notes.push(format!(
-                    "{target} stays read-only: another file system is mounted below it, at {}",
-                    join(target, first)
-                )),
-            }
-        }
-        let kind = MountKind::Bind {
-            source: source.path.clone(),
-            id: Some(source.id),
-            directory: source.directory,
-            submounts,
-        };
-        self.add(target, kind, Options::RO, reason, Some(source));
-        Ok(())
-    }
-
-    fn add_layered(&mut self, source: Source, target: &str, reason: &str) {
-        let kind = MountKind::Layered { source: source.path.clone(), id: source.id };
-        self.add(target, kind, Options::RW, &format!("{reason}, under a layer of the run's own"), Some(source));
-    }
-
-    /// /etc of a root directory, under the files that belljar makes.
-    pub fn add_etc(&mut self, around: &Surroundings<'_>, path: &Path) -> Result<()> {
-        let source = Source::open(path)?;
-        around.own.check(&source)?;
-        if let Some(submount) = below(&around.host_mounts, &source.path).first() {
-            return Err(Error::refused(format!("mount {}", path.display()))
-                .because(format!("another file system is mounted below it, at {submount}")));
-        }
-        if self.root_access == RootAccess::Writable {
-            self.add_layered(source, "/etc", "the root directory's, under belljar's own files");
-            return Ok(());
-        }
-        let kind = MountKind::Merged { source: source.path.clone(), id: source.id, shadows: Vec::new() };
-        self.add("/etc", kind, Options::RO, "the root directory's, under belljar's own files", Some(source));
-        Ok(())
     }
 
     /// One of belljar's own directories of the group, made before the run.

@@ -1,0 +1,51 @@
+//! What runtimes do differently with the same plan is made equal, in the
+//! container, before it is verified: the flags of what covers parts of /proc and
+//! of the devices, and the mounts that podman insists on.
+
+use std::fs::File;
+use std::path::Path;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Context, Result};
+use crate::plan::{MountKind, Plan};
+use crate::sys::{self, MountAttributes};
+
+/// Flags of everything that is covered; and `nodev` where that is no device.
+const ALL: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+
+/// Makes the container of `init` equal, whose agent has not begun; `extra` are
+/// mounts that are taken away, the uppermost last. The launcher goes into its
+/// mount namespace for that, and comes back.
+pub fn make_equal(plan: &Plan, init: Pid, extra: &[&str]) -> Result<()> {
+    let open = |path: &str| File::open(path).step(|| format!("open {path}"));
+    let (own, its) = (open("/proc/self/ns/mnt")?, open(&format!("/proc/{init}/ns/mnt"))?);
+    setns(&its, CloneFlags::CLONE_NEWNS).step(|| "enter the container's mount namespace".to_owned())?;
+    let done = make_equal_here(plan, extra);
+    setns(&own, CloneFlags::CLONE_NEWNS).step(|| "come back from the container's mount namespace".to_owned())?;
+    done
+}
+
+fn make_equal_here(plan: &Plan, extra: &[&str]) -> Result<()> {
+    for path in extra.iter().rev() {
+        umount2(*path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .step(|| format!("take away the mount of {path}, which the plan does not have"))?;
+    }
+    let devices = plan.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Device));
+    let devices = devices.map(|mount| (&mount.target, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC));
+    let covered = plan.masked_paths.iter().chain(&plan.readonly_paths).map(|path| (path, ALL));
+    devices.chain(covered).try_for_each(|(path, flags)| restrict(path, flags))
+}
+
+fn restrict(path: &str, flags: u64) -> Result<()> {
+    let step = || format!("restrict what is mounted at {path}");
+    let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(Path::new(path), how, Mode::empty()).step(step)?;
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file).step(step)?.st_mode);
+    // `nodev` on a device would make opening it fail.
+    let nodev = if kind.is_char_device() { 0 } else { libc::MOUNT_ATTR_NODEV };
+    sys::mount_setattr(&file, MountAttributes { set: flags | nodev, ..MountAttributes::default() }).step(step)
+}
