@@ -4,7 +4,7 @@
 CARGO ?= cargo
 BELLJAR = target/release/belljar
 
-.PHONY: all demo test bench fuzz lint docs deps install clean
+.PHONY: all demo test bench fuzz lint docs golden image deps install clean
 
 all: $(BELLJAR)
 
@@ -22,10 +22,11 @@ demo: deps $(BELLJAR)
 test:
 	@tests/run
 
-# STARTUP_BENCH, GATEWAY_BENCH: options of the two, for example `-n 1`, one round.
+# STARTUP_BENCH, BACKENDS_BENCH, GATEWAY_BENCH: options of the three, for example `-n 1`, one round.
 bench: $(BELLJAR)
-	@tests/deps crun bubblewrap podman python3 iproute2 openssl mitmproxy squid-openssl
+	@tests/deps crun bubblewrap podman runc python3 iproute2 openssl mitmproxy squid-openssl
 	@python3 benches/startup.py $(BELLJAR) $(STARTUP_BENCH)
+	@python3 benches/backends.py $(BELLJAR) $(BACKENDS_BENCH)
 	@$(CARGO) build --release --quiet --example loadgen
 	@python3 benches/gateway.py $(BELLJAR) $(GATEWAY_BENCH)
 
@@ -36,10 +37,18 @@ fuzz:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck tests/run tests/deps tests/world/world.sh fuzz/run .ci/run; else echo "SKIPPED: shellcheck is not installed"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck tests/run tests/deps tests/world/world.sh fuzz/run .ci/run oci/build; else echo "SKIPPED: shellcheck is not installed"; fi
 
 docs:
 	$(CARGO) run --quiet --example manpages
+
+# Renews the golden bundles in oci/ after a change that is meant, as both callers.
+golden:
+	@new=$$(mktemp -d) && chmod 1777 $$new && BELLJAR_GOLDEN=$$new tests/run bundle && cp $$new/*.json oci/; code=$$?; rm -rf $$new; exit $$code
+
+# The agent image: localhost/belljar-agent:latest, and an archive in target/agent-image.
+image:
+	@oci/build
 
 install: $(BELLJAR)
 	$(CARGO) install --path . --locked

@@ -153,10 +153,10 @@ class Contender:
 # ------------------------------------------------------------ the contenders
 
 
-def bundle_of(belljar, scratch, nested):
+def bundle_of(belljar, scratch, nested, more=()):
     """The bundle, and its configuration; changed only where a comment says so."""
     path = os.path.join(scratch, "bundle")
-    belljar.once(belljar.make_argv(0)[:1] + ["bundle", "--output", path, "--", "true"])
+    belljar.once(belljar.make_argv(0)[:1] + ["bundle", "--output", path, *more, "--", "true"])
     config_path = os.path.join(path, "config.json")
     with open(config_path) as file:
         config = json.load(file)

@@ -5,20 +5,33 @@ mod harness;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Jar, SECRET, finish, is_root, skip, system_program};
+use harness::{Jar, Outcome, SECRET, finish, is_root, skip, system_program, unpacked_root};
 use serde_json::Value;
 
-/// config.json of `belljar bundle … -- true`, by an ordinary user and by root,
-/// without what differs from host to host.
-const GOLDEN_OF_USER: &str = include_str!("bundle/of-user.json");
-const GOLDEN_OF_ROOT: &str = include_str!("bundle/of-root.json");
+/// The golden bundles of oci/: `belljar bundle … -- true` by an ordinary user and
+/// by root, without what differs from host to host. `make golden` renews them.
+const GOLDEN: [(&str, &str); 4] = [
+    ("host-user.json", include_str!("../oci/host-user.json")),
+    ("host-root.json", include_str!("../oci/host-root.json")),
+    ("directory-user.json", include_str!("../oci/directory-user.json")),
+    ("directory-root.json", include_str!("../oci/directory-root.json")),
+];
+
+/// An id in place of the agent's on this host.
+const SOME_ID: u32 = 100_000;
 
 fn bundle(jar: &Jar, command: &[&str]) -> Value {
+    bundle_with(jar, &[], command)
+}
+
+fn bundle_with(jar: &Jar, options: &[&str], command: &[&str]) -> Value {
     let output = jar.text("bundle");
-    let mut line = vec!["bundle", "--output", &output, "-e", "A=b", "--pids", "100", "--"];
+    let mut line = vec!["bundle", "--output", &output, "-e", "A=b", "--pids", "100"];
+    line.extend(options);
+    line.push("--");
     line.extend(command);
     let outcome = jar.call(&line).success();
     assert_eq!((outcome.out(), outcome.err()), (String::new(), String::new()));
@@ -27,19 +40,21 @@ fn bundle(jar: &Jar, command: &[&str]) -> Value {
 }
 
 /// Takes out what depends on the host: paths, ids, the kernel's proc, and the
-/// filter, which has its own tests.
+/// filter, which has its own tests. What is left is still a valid bundle.
 fn normalised(jar: &Jar, mut config: Value) -> Value {
-    let seccomp = config["linux"]["seccomp"].take();
+    let linux = config["linux"].as_object_mut().expect("it is Linux's");
+    let seccomp = linux.remove("seccomp").expect("a filter");
     assert_eq!(seccomp["defaultAction"], "SCMP_ACT_ERRNO", "an allowlist");
     assert!(seccomp["syscalls"].as_array().is_some_and(|rules| rules.len() > 5));
     for paths in ["maskedPaths", "readonlyPaths"] {
-        let found = config["linux"][paths].take();
+        let found = linux.remove(paths).expect("paths of proc");
         let found: BTreeSet<&str> = found.as_array().expect("a list").iter().filter_map(Value::as_str).collect();
         assert!(found.iter().all(|path| path.starts_with("/proc/")), "{found:?}");
     }
     for maps in ["uidMappings", "gidMappings"] {
-        let map = config["linux"][maps][0]["hostID"].take();
-        assert_ne!(map, 0, "the agent is root on the host");
+        let id = &mut linux.get_mut(maps).expect("a map")[0]["hostID"];
+        assert_ne!(*id, 0, "the agent is root on the host");
+        *id = SOME_ID.into();
     }
     // Links into /usr, and the configuration of each Java that the host has.
     let optional = |target: &str| target == "/etc/alternatives" || target.starts_with("/etc/java-");
@@ -52,14 +67,88 @@ fn normalised(jar: &Jar, mut config: Value) -> Value {
     serde_json::from_str(&text).expect("still JSON")
 }
 
+/// Where `make golden` wants the golden bundles.
+fn renewed_to() -> Option<PathBuf> {
+    std::env::var_os("BELLJAR_GOLDEN").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Compares with a golden bundle; writes it instead where BELLJAR_GOLDEN names a
+/// directory, which is what `make golden` does.
+fn is_golden(kind: &str, config: &Value) {
+    let name = format!("{kind}-{}.json", if is_root() { "root" } else { "user" });
+    let shown = serde_json::to_string_pretty(config).expect("it is a value");
+    if let Some(directory) = renewed_to() {
+        fs::write(directory.join(name), shown + "\n").expect("write the golden file");
+        return;
+    }
+    let (_, golden) = GOLDEN.iter().find(|(file, _)| *file == name).expect("it is in GOLDEN");
+    let golden: Value = serde_json::from_str(golden).expect("the golden file is JSON");
+    assert!(*config == golden, "config.json has changed; if that is meant, make golden; oci/{name} becomes:\n{shown}");
+}
+
 #[test]
 fn config_json_is_the_golden_one() {
     let jar = Jar::new();
-    let config = normalised(&jar, bundle(&jar, &["true"]));
-    let (name, golden) = if is_root() { ("of-root.json", GOLDEN_OF_ROOT) } else { ("of-user.json", GOLDEN_OF_USER) };
-    let golden: Value = serde_json::from_str(golden).expect("the golden file is JSON");
-    let shown = serde_json::to_string_pretty(&config).expect("it is a value");
-    assert!(config == golden, "config.json has changed; if that is meant, tests/bundle/{name} becomes:\n{shown}");
+    is_golden("host", &normalised(&jar, bundle(&jar, &["true"])));
+}
+
+#[test]
+fn a_directorys_config_json_is_the_golden_one() {
+    let jar = Jar::new();
+    let root = unpacked_root(&jar, &[]).to_string_lossy().into_owned();
+    is_golden("directory", &normalised(&jar, bundle_with(&jar, &["--rootfs", &root], &["true"])));
+}
+
+/// What the specification's schema says of these files, or nothing where Debian's
+/// packages of the schema and of a validator are missing.
+fn by_schema(jar: &Jar, files: &[&Path]) -> Option<Outcome> {
+    let script = include_str!("../oci/schema.py");
+    let mut command = Command::new(system_program("python3")?);
+    command.args(["-c", script]).args(files);
+    jar.surround(&mut command);
+    let outcome = finish(command, b"");
+    (outcome.code != 2).then_some(outcome)
+}
+
+#[test]
+fn bundles_are_valid_by_the_specifications_schema() {
+    let jar = Jar::new();
+    let root = unpacked_root(&jar, &[]).to_string_lossy().into_owned();
+    let mut files = Vec::new();
+    // Those that are being renewed are looked at in the next run of the tests.
+    for (name, text) in GOLDEN.into_iter().filter(|_| renewed_to().is_none()) {
+        jar.write(name, text);
+        files.push(jar.path(name));
+    }
+    for (name, options) in [("fresh-host.json", &[][..]), ("fresh-directory.json", &["--rootfs", &root])] {
+        let config = bundle_with(&jar, options, &["true"]);
+        jar.write(name, &config.to_string());
+        files.push(jar.path(name));
+        fs::remove_dir_all(jar.path("bundle")).expect("remove the bundle");
+    }
+    let files: Vec<&Path> = files.iter().map(|file| file.as_path()).collect();
+    let Some(outcome) = by_schema(&jar, &files) else {
+        skip("golang-github-opencontainers-specs-dev and python3-jsonschema, for the schema");
+        return;
+    };
+    assert_eq!(outcome.out(), "");
+    outcome.success();
+    // The control: the schema refuses each of these, in a file of its parts too.
+    let fresh = fs::read_to_string(jar.path("fresh-host.json")).expect("read the bundle");
+    for (pointer, said, wrong) in [
+        ("/ociVersion", "ociVersion: None", Value::Null),
+        ("/process/user/uid", "process/user/uid: -1", (-1).into()),
+        ("/mounts/0/destination", "mounts/0/destination: 7", 7.into()),
+        ("/linux/namespaces/0/type", "linux/namespaces/0: {'type': 'planet'}", "planet".into()),
+        ("/linux/seccomp/defaultAction", "linux/seccomp/defaultAction: 'SCMP_ACT_WISH'", "SCMP_ACT_WISH".into()),
+    ] {
+        let mut config: Value = serde_json::from_str(&fresh).expect("it is JSON");
+        *config.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is in the bundle")) = wrong;
+        jar.write("broken.json", &config.to_string());
+        let outcome = by_schema(&jar, &[&jar.path("broken.json")]).expect("the validator was there");
+        assert_eq!(outcome.code, 1, "{pointer}: {}", outcome.err());
+        assert!(outcome.out().contains(said), "{pointer}: {}", outcome.out());
+    }
 }
 
 #[test]

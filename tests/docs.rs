@@ -66,7 +66,8 @@ const KEPT: [(&str, &str); 38] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 34] = tree![
+const TESTS: [(&str, &str); 35] = tree![
+    "tests/agent_image.rs",
     "tests/bad_input.rs",
     "tests/bundle.rs",
     "tests/cheats.rs",
