@@ -24,6 +24,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The request, configuration or host does not allow it: nothing was done.
     Refused,
+    /// The same, until the image that was asked for is in the cache.
+    NoImage,
     /// A step failed that should have worked: what was done is undone.
     Failed,
     /// The command line is off.
@@ -76,7 +78,7 @@ impl Error {
     /// The code that the process exits with (DESIGN: exit codes).
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Refused | Kind::Failed => EXIT_REFUSED,
+            Kind::Refused | Kind::NoImage | Kind::Failed => EXIT_REFUSED,
             Kind::Usage => EXIT_USAGE,
         }
     }

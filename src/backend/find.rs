@@ -89,6 +89,7 @@ pub fn find(asked: Option<&str>, caller: &Caller) -> Result<Runtime> {
     Ok(Runtime { backend: Backend::Crun, podman: None, kind, path, reason, staged })
 }
 
+/// The executable file of this name: in the system's directories, then on PATH.
 pub fn search(name: &str) -> Option<PathBuf> {
     let typed = env::var_os("PATH").unwrap_or_default();
     env::split_paths(SYSTEM_PATH)

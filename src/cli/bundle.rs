@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::image::plan_with_image;
 use super::options::PlanOptions;
 use super::surroundings;
 use crate::bundle;
 use crate::config::create_private;
 use crate::error::Result;
 use crate::gateway::Trust;
-use crate::plan;
 
 /// Write the plan as an OCI bundle, to review or to run with any runtime.
 ///
@@ -30,7 +30,7 @@ impl Arguments {
     pub fn execute(self) -> Result<u8> {
         let request = self.options.request()?;
         let (caller, dirs) = surroundings()?;
-        let resolved = plan::build(&request, &caller, &dirs)?;
+        let resolved = plan_with_image(&request, &caller, &dirs)?;
         for directory in &resolved.needed {
             create_private(directory)?;
         }

@@ -9,6 +9,7 @@ mod deny;
 mod doctor;
 mod explain;
 mod group;
+mod image;
 mod log;
 mod mounts;
 mod options;
@@ -49,6 +50,7 @@ enum Command {
     Doctor(doctor::Arguments),
     Demo(demo::Arguments),
     Group(group::Arguments),
+    Image(image::Arguments),
     Mounts(mounts::Arguments),
     Policy(policy::Arguments),
     Secret(secret::Arguments),
@@ -82,6 +84,7 @@ impl Cli {
             Command::Doctor(arguments) => arguments.execute(),
             Command::Demo(arguments) => arguments.execute(),
             Command::Group(arguments) => arguments.execute(),
+            Command::Image(arguments) => arguments.execute(),
             Command::Mounts(arguments) => arguments.execute(),
             Command::Policy(arguments) => arguments.execute(),
             Command::Secret(arguments) => arguments.execute(),

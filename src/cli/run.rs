@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::image::plan_with_image;
 use super::options::PlanOptions;
 use super::surroundings;
 use crate::error::{Error, Result};
 use crate::launch::{self, RunOptions};
-use crate::plan;
 
 /// Run one agent; stdin, stdout, stderr and exit code are the agent's.
 ///
@@ -43,7 +43,7 @@ impl Arguments {
         }
         let request = self.options.request()?;
         let (caller, dirs) = surroundings()?;
-        let resolved = plan::build(&request, &caller, &dirs)?;
+        let resolved = plan_with_image(&request, &caller, &dirs)?;
         let options = RunOptions { name: self.name, receipt: self.receipt, verbose: self.verbose };
         launch::run(resolved, &caller, &dirs, &options)
     }

@@ -73,7 +73,7 @@ impl<R: Read> Verified<R> {
     }
 
     /// How many bytes have passed.
-    pub fn bytes(&self) -> u64 {
+    pub fn passed(&self) -> u64 {
         self.bytes
     }
 

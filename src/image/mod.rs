@@ -4,12 +4,18 @@
 mod blobs;
 mod compression;
 mod digest;
+mod fetch;
+mod layers;
 mod manifest;
+mod progress;
 mod reference;
 mod remove;
+mod store;
 mod unpack;
 
 pub use blobs::Blobs;
 pub use digest::{Digest, Verified};
+pub use progress::{Progress, Show};
 pub use reference::Reference;
-pub use unpack::{UnpackLimits, Unpacked, Unpacker};
+pub use store::{Cached, From, Images, RunConfig};
+pub use unpack::{UnpackLimits, Unpacked};

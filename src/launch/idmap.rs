@@ -57,9 +57,11 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let tree = clone_tree(file, source, submounts > 0)?;
         let mut attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
         sys::mount_setattr(&tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
-        if !system {
+        let of_image = matches!(&plan.root.kind, RootKind::Image { path, .. } if source.starts_with(path));
+        if !system || of_image {
             let owners = match mount.kind {
-                MountKind::Layered { .. } => {
+                // Of an image they were unpacked by root, with the ids of the system and the agent only.
+                _ if of_image || matches!(mount.kind, MountKind::Layered { .. }) => {
                     Owners::OfRoot { runtime: runtime_id(plan), agent: plan.identity.host_uid }
                 }
                 _ => Owners::One { uid: stat.st_uid, gid: stat.st_gid, to: plan.identity.host_uid },

@@ -16,9 +16,10 @@ use super::{
 };
 use crate::backend;
 use crate::bundle::seccomp;
-use crate::config::{Caller, Config, Dirs, Group, Groups};
-use crate::error::{Error, Result};
-use crate::rootfs;
+use crate::config::{Caller, Config, Dirs, Group, GroupConfig, Groups, RunConfig};
+use crate::error::{Error, Kind, Result};
+use crate::image::{Images, Reference};
+use crate::rootfs::{self, Choice};
 
 /// One argument of execve(2) may have this many bytes at most (MAX_ARG_STRLEN).
 const LONGEST_ARGUMENT: usize = 128 << 10;
@@ -47,7 +48,6 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     let allowlist = Allowlist::load(&dirs.allowlist_file(), &caller.home)?;
     let group = Groups::new(dirs).find(&request.group)?;
     let group_config = config.for_group(group.name.as_str());
-    let typed = command_of(request, group_config.command.as_deref())?;
     let limits = limits::resolve(request, &config)?;
     let chosen = request.backend.or(group_config.backend).or(config.run.backend).unwrap_or_default();
     let runtime = backend::resolve(
@@ -56,8 +56,8 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         caller,
     )?;
     let identity = identity::resolve(caller, &group, &runtime)?;
-    let rootfs_name =
-        request.rootfs.as_deref().or(group_config.rootfs.as_deref()).or(config.run.rootfs.as_deref()).unwrap_or("host");
+    let root_choice = root_of(request, &group_config, &config.run, dirs)?;
+    let typed = command_of(request, group_config.command.as_deref(), &root_choice)?;
     let mode = request.egress.or(group_config.egress).or(config.run.egress).unwrap_or_default();
     let way = egress::resolve(mode, &group, &config, caller, dirs)?;
 
@@ -71,7 +71,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     };
     let root_access = RootAccess::resolve(request.writable_root, group_config.writable_root, config.run.writable_root);
     let mut mounts = Mounts::new(root_access);
-    let mut root = rootfs::resolve(rootfs_name, &around, &mut mounts)?;
+    let mut root = rootfs::resolve(&root_choice, &around, &mut mounts)?;
     if way.gateway.is_some() {
         root.trust_bundle();
     }
@@ -80,7 +80,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     add_persons(&mut mounts, request, &around, &group_config.mounts)?;
     let program = match root.is_host() {
         true => Program::find(&typed[0], &caller.home)?,
-        false => Program { reason: "looked up in the root directory".to_owned(), ..Program::default() },
+        false => Program { reason: "looked up in the root".to_owned(), ..Program::default() },
     };
     for (package, reason) in &program.packages {
         mounts.add_package(&around, package, reason)?;
@@ -96,7 +96,13 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     }
     let directories = [program.directories, root_access.program_directories()].concat();
     let variables = [way.variables, root_access.variables()].concat();
-    let environment = environment::resolve(&request.environment, &directories, variables, request.terminal)?;
+    let of_image = match &root_choice {
+        Choice::Image(_, image) => image.config.environment.as_slice(),
+        Choice::Rootfs(_) => &[],
+    };
+    let mut environment =
+        environment::resolve(&request.environment, (&directories, of_image), variables, request.terminal)?;
+    environment::add_of_image(&mut environment, of_image);
     check_lengths(&command, &environment)?;
     let mut notes = std::mem::take(&mut mounts.notes);
     notes.extend(unenforced(&limits));
@@ -151,9 +157,62 @@ fn existing(paths: &[&str]) -> Vec<String> {
     paths.iter().filter(|path| Path::new(path).exists()).map(|path| (*path).to_owned()).collect()
 }
 
-fn command_of(request: &Request, configured: Option<&[String]>) -> Result<Vec<String>> {
-    let command =
-        if request.command.is_empty() { configured.unwrap_or_default().to_vec() } else { request.command.clone() };
+/// The root that was chosen: what was typed, then the group's, then `[run]`'s.
+fn root_of(request: &Request, group: &GroupConfig, run: &RunConfig, dirs: &Dirs) -> Result<Choice> {
+    let levels = [
+        ("the command line", &request.image, &request.rootfs),
+        ("[group]", &group.image, &group.rootfs),
+        ("[run]", &run.image, &run.rootfs),
+    ];
+    for (place, image, rootfs) in levels {
+        match (image, rootfs) {
+            (None, None) => {}
+            (None, Some(rootfs)) => return Ok(Choice::Rootfs(rootfs.clone())),
+            (Some(image), None) => return image_of(image, dirs),
+            (Some(_), Some(_)) => {
+                return Err(Error::refused(format!("{place} names both an image and a rootfs")).hint("leave one out"));
+            }
+        }
+    }
+    Ok(Choice::Rootfs("host".to_owned()))
+}
+
+fn image_of(typed: &str, dirs: &Dirs) -> Result<Choice> {
+    let here = std::env::current_dir().map_err(|error| Error::refused("read the current directory").because(error))?;
+    let reference = Reference::parse(typed, &here)?;
+    match Images::new(dirs).find(&reference)? {
+        Some(image) => Ok(Choice::Image(typed.to_owned(), Box::new(image))),
+        None => {
+            let error = Error::refused(format!("the image {reference} is not in belljar's cache"));
+            Err(Error { kind: Kind::NoImage, ..error.hint(format!("belljar image import '{typed}', or pull")) })
+        }
+    }
+}
+
+/// The image that a request needs, when the plan was refused for want of it.
+pub fn wanted_image(request: &Request, dirs: &Dirs) -> Result<Option<String>> {
+    let config = Config::load(&dirs.config_file())?;
+    let group = config.for_group(&request.group);
+    let levels =
+        [(&request.image, &request.rootfs), (&group.image, &group.rootfs), (&config.run.image, &config.run.rootfs)];
+    Ok(levels
+        .into_iter()
+        .find(|(image, rootfs)| image.is_some() || rootfs.is_some())
+        .and_then(|(image, _)| image.clone()))
+}
+
+/// What was typed, then what is configured, then what an image says. What is
+/// typed takes the place of an image's entrypoint too.
+fn command_of(request: &Request, configured: Option<&[String]>, root: &Choice) -> Result<Vec<String>> {
+    let of_image = || match root {
+        Choice::Image(_, image) => [image.config.entrypoint.as_slice(), &image.config.command].concat(),
+        Choice::Rootfs(_) => Vec::new(),
+    };
+    let command = match (request.command.as_slice(), configured) {
+        ([], None) => of_image(),
+        ([], Some(configured)) => configured.to_vec(),
+        (typed, _) => typed.to_vec(),
+    };
     match command.first() {
         None => Err(Error::usage("no command to run").hint("belljar run -- COMMAND [ARG…]")),
         Some(program) if program.is_empty() => {

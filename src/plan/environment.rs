@@ -1,6 +1,7 @@
 //! The whole environment of the agent. Nothing of the caller's passes unless it
 //! is named.
 
+use std::collections::HashSet;
 use std::env;
 
 use super::command::SYSTEM_PATH;
@@ -10,13 +11,15 @@ use crate::error::{Error, Result};
 /// Builds the environment; `asked` is `KEY=VALUE` or `KEY`, and wins.
 pub fn resolve(
     asked: &[String],
-    program_directories: &[String],
+    (program_directories, of_image): (&[String], &[String]),
     of_egress: Vec<Variable>,
     terminal: bool,
 ) -> Result<Vec<Variable>> {
     let mut path: Vec<&str> = program_directories.iter().map(String::as_str).collect();
+    path.extend(path_of(of_image));
     path.extend(SYSTEM_PATH);
-    path.dedup();
+    let mut seen = HashSet::new();
+    path.retain(|directory| seen.insert(*directory));
     let mut variables = vec![
         variable("HOME", HOME, "the private home"),
         variable("LANG", "C.UTF-8", "UTF-8 without any locale files"),
@@ -48,6 +51,29 @@ pub fn resolve(
     Ok(variables)
 }
 
+/// Directories of an image's own PATH: absolute ones.
+fn path_of(of_image: &[String]) -> impl Iterator<Item = &str> {
+    let path = of_image.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
+    path.split(':').filter(|directory| directory.starts_with('/') && !directory.chars().any(char::is_control))
+}
+
+/// Adds what an image sets and belljar does not: as it is written there, without
+/// any value of the host. Proxies are belljar's alone to name.
+pub fn add_of_image(variables: &mut Vec<Variable>, of_image: &[String]) {
+    for text in of_image {
+        let Some((name, value)) = text.split_once('=') else { continue };
+        let ours = variables.iter().any(|have| have.name == name) || name.to_ascii_lowercase().ends_with("_proxy");
+        if is_name(name) && !ours && !value.contains('\0') {
+            variables.push(variable(name, value, "the image's"));
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 /// A variable of the plan.
 pub fn variable(name: &str, value: &str, reason: &str) -> Variable {
     Variable { name: name.to_owned(), value: value.to_owned(), reason: reason.to_owned() }
@@ -55,9 +81,7 @@ pub fn variable(name: &str, value: &str, reason: &str) -> Variable {
 
 fn one(text: &str) -> Result<Variable> {
     let name = text.split('=').next().unwrap_or_default();
-    let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !good {
+    if !is_name(name) {
         return Err(Error::refused(format!("--env {text}: `{name}` is not a variable's name"))
             .hint("KEY=VALUE, or KEY for the caller's value"));
     }

@@ -32,10 +32,11 @@ use sha2::{Digest, Sha256};
 
 use crate::backend::RuntimeKind;
 use crate::config::Backend;
+use crate::image::Digest as ImageDigest;
 
 pub use allowed::{Allowlist, AllowlistState, Verdict};
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
-pub use build::{Resolved, build};
+pub use build::{Resolved, build, wanted_image};
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
 pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};
 pub use limits::{delegated_cgroup, most_processes, parse_cpus, parse_duration, parse_size, process_limit};
@@ -44,6 +45,7 @@ pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};
 pub use source::{FileId, Source, absolute, identify, open_without_links};
 pub use submounts::{MountEntry, read_mountinfo};
+pub use system::Origin;
 pub use writable::{RootAccess, WritableRoot};
 
 /// uid and gid of the agent inside (REQUIREMENTS: unprivileged `node`, 1000).
@@ -170,12 +172,32 @@ pub struct Root {
     pub writable: Option<WritableRoot>,
 }
 
+impl Root {
+    /// The image, where it is one.
+    pub fn image(&self) -> Option<&ImageDigest> {
+        match &self.kind {
+            RootKind::Image { digest, .. } => Some(digest),
+            _ => None,
+        }
+    }
+}
+
 /// Where the root filesystem comes from.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum RootKind {
     /// The host's /usr in a generated root.
     Host,
+    /// An image of the cache: the top-level entries of its root, in a generated
+    /// root.
+    Image {
+        /// As it was asked for.
+        reference: String,
+        /// Its id.
+        digest: ImageDigest,
+        /// Where its root is on the host.
+        path: PathBuf,
+    },
     /// An unpacked root: its top-level entries, in a generated root.
     Directory {
         /// Where it is on the host.

@@ -8,14 +8,36 @@ use super::submounts::below;
 use super::{MountKind, RootAccess};
 use crate::error::{Error, Result};
 
+/// Who made a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The host, or a person: it must not be one of belljar's own directories.
+    Host,
+    /// belljar, which unpacked an image into its cache.
+    Cache,
+}
+
+fn open(around: &Surroundings<'_>, path: &Path, origin: Origin) -> Result<Source> {
+    let source = Source::open(path)?;
+    if origin == Origin::Host {
+        around.own.check(&source)?;
+    }
+    Ok(source)
+}
+
 impl Mounts {
     /// A directory or file of the root filesystem, read-only or under a layer.
     /// Mounts of the host below it come along read-only, each as a line of the
     /// plan: by themselves where root calls. An ordinary user cannot copy a mount
     /// without those below it (mount_namespaces(7), locked mounts).
-    pub fn add_system(&mut self, around: &Surroundings<'_>, path: &Path, target: &str, reason: &str) -> Result<()> {
-        let source = Source::open(path)?;
-        around.own.check(&source)?;
+    pub fn add_system(
+        &mut self,
+        around: &Surroundings<'_>,
+        path: &Path,
+        (target, reason): (&str, &str),
+        origin: Origin,
+    ) -> Result<()> {
+        let source = open(around, path, origin)?;
         let submounts = below(&around.host_mounts, &source.path);
         for submount in &submounts {
             check_characters(submount)?;
@@ -34,8 +56,7 @@ impl Mounts {
             self.add_read_only(source, target, reason, along);
         }
         for submount in apart {
-            let source = Source::open(&parent.join(&submount))?;
-            around.own.check(&source)?;
+            let source = open(around, &parent.join(&submount), origin)?;
             self.add_read_only(source, &join(target, &submount), "mounted there on the host", Vec::new());
         }
         Ok(())
@@ -52,20 +73,21 @@ impl Mounts {
         self.add(target, kind, Options::RW, &format!("{reason}, under a layer of the run's own"), Some(source));
     }
 
-    /// /etc of a root directory, under the files that belljar makes.
-    pub fn add_etc(&mut self, around: &Surroundings<'_>, path: &Path) -> Result<()> {
-        let source = Source::open(path)?;
-        around.own.check(&source)?;
+    /// /etc of an unpacked root, under the files that belljar makes; `what` says
+    /// whose it is.
+    pub fn add_etc(&mut self, around: &Surroundings<'_>, path: &Path, what: &str, origin: Origin) -> Result<()> {
+        let source = open(around, path, origin)?;
+        let reason = format!("{what}, under belljar's own files");
         if let Some(submount) = below(&around.host_mounts, &source.path).first() {
             return Err(Error::refused(format!("mount {}", path.display()))
                 .because(format!("another file system is mounted below it, at {submount}")));
         }
         if self.root_access == RootAccess::Writable {
-            self.add_layered(source, "/etc", "the root directory's, under belljar's own files");
+            self.add_layered(source, "/etc", &reason);
             return Ok(());
         }
         let kind = MountKind::Merged { source: source.path.clone(), id: source.id, shadows: Vec::new() };
-        self.add("/etc", kind, Options::RO, "the root directory's, under belljar's own files", Some(source));
+        self.add("/etc", kind, Options::RO, &reason, Some(source));
         Ok(())
     }
 }

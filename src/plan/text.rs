@@ -38,6 +38,9 @@ impl Plan {
         line("runtime", &self.runtime.path.to_string_lossy(), &self.runtime.reason);
         let root = match &self.root.kind {
             RootKind::Host => "the host's /usr, read-only, in a generated root".to_owned(),
+            RootKind::Image { reference, digest, .. } => {
+                format!("the image {} ({}), in a generated root", printable(reference), &digest.to_string()[..19])
+            }
             RootKind::Directory { path } => {
                 format!("{}, read-only, in a generated root", path.display())
             }

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use super::RootBuilder;
-use crate::error::{Context, Error, Result};
-use crate::plan::{Content, Mounts, RootKind, Source, Surroundings};
+use crate::error::{Context, Error, Result, printable};
+use crate::plan::{Content, Mounts, Origin, RootKind, Source, Surroundings};
 
 /// Where mounts or generated files go: a link there would lead them elsewhere.
 const TARGETS: [&str; 9] = ["proc", "sys", "dev", "run", "tmp", "home", "workspace", "etc", "usr"];
@@ -35,35 +35,55 @@ pub fn resolve(path: &Path, around: &Surroundings<'_>, mounts: &mut Mounts) -> R
     }
     around.own.check(&source)?;
     let mut root = RootBuilder::new(RootKind::Directory { path: source.path.clone() });
-    let mut names: Vec<String> = Vec::new();
-    for entry in fs::read_dir(&source.path).refuse(|| format!("read --rootfs {shown}"))? {
-        let entry = entry.refuse(|| format!("read --rootfs {shown}"))?;
-        match entry.file_name().into_string() {
-            Ok(name) => names.push(name),
-            Err(name) => return refuse(format!("its entry {} is not UTF-8", name.to_string_lossy())),
-        }
-    }
-    names.sort();
+    fill(&mut root, &source.path, Unpacked { what: "the root directory's", origin: Origin::Host }, around, mounts)
+        .map_err(|error| error.hint("unpack the root into a directory of its own"))?;
+    Ok(root)
+}
+
+/// An unpacked root.
+#[derive(Debug, Clone, Copy)]
+pub struct Unpacked {
+    /// Whose its directories are.
+    pub what: &'static str,
+    /// Who unpacked it.
+    pub origin: Origin,
+}
+
+/// Puts the top-level entries of the root at `path` into the generated one. A
+/// link where something is mounted or generated is refused in a directory of a
+/// person's; of an image it is not taken.
+pub fn fill(
+    root: &mut RootBuilder,
+    path: &Path,
+    unpacked: Unpacked,
+    around: &Surroundings<'_>,
+    mounts: &mut Mounts,
+) -> Result<()> {
+    let Unpacked { what, origin } = unpacked;
+    let names = names(path)?;
     let has_etc = names.iter().any(|name| name == "etc");
     for name in &names {
-        let entry = source.path.join(name);
+        let entry = path.join(name);
         let meta = fs::symlink_metadata(&entry).refuse(|| format!("stat {}", entry.display()))?;
         let inside = format!("/{name}");
         if meta.is_symlink() {
             let target = fs::read_link(&entry).refuse(|| format!("read the link {}", entry.display()))?;
-            if TARGETS.contains(&name.as_str()) {
-                return refuse(format!(
+            let replaced = REPLACED.contains(&name.as_str());
+            if TARGETS.contains(&name.as_str()) && !(origin == Origin::Cache && replaced) {
+                return Err(Error::refused(format!("the root {}", path.display())).because(format!(
                     "its /{name} is a link to {}, and a mount there would follow it",
-                    target.display()
-                ));
+                    printable(&target.to_string_lossy())
+                )));
             }
-            if let Some(target) = target.to_str() {
+            if replaced {
+                mounts.notes.push(format!("/{name} of the image is a link; the run has a directory of its own there"));
+            } else if let Some(target) = target.to_str() {
                 root.link(&inside, target);
             }
         } else if meta.is_dir() && name == "etc" {
-            mounts.add_etc(around, &entry)?;
+            mounts.add_etc(around, &entry, what, origin)?;
         } else if meta.is_dir() && !REPLACED.contains(&name.as_str()) {
-            mounts.add_system(around, &entry, &inside, "the root directory's")?;
+            mounts.add_system(around, &entry, (&inside, what), origin)?;
         }
     }
     root.add_users("/bin/sh");
@@ -74,5 +94,22 @@ pub fn resolve(path: &Path, around: &Surroundings<'_>, mounts: &mut Mounts) -> R
         root.add("/var/lib", Content::Directory);
         root.link("/var/tmp", "../tmp");
     }
-    Ok(root)
+    Ok(())
+}
+
+/// The names in the root, sorted.
+fn names(path: &Path) -> Result<Vec<String>> {
+    let read = || format!("read the root {}", path.display());
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(path).refuse(read)? {
+        match entry.refuse(read)?.file_name().into_string() {
+            Ok(name) => names.push(name),
+            Err(name) => {
+                let name = printable(&name.to_string_lossy());
+                return Err(Error::refused(read()).because(format!("its entry {name} is not UTF-8")));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::RootBuilder;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Content, Mounts, RootKind, Surroundings};
+use crate::plan::{Content, Mounts, Origin, RootKind, Surroundings};
 
 /// Links into /usr on hosts with a merged /usr, directories on others.
 const COMPATIBILITY: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -20,7 +20,7 @@ pub const CA_BUNDLES: [&str; 4] = [
 
 pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBuilder> {
     let mut root = RootBuilder::new(RootKind::Host);
-    mounts.add_system(around, Path::new("/usr"), "/usr", "the host's programs")?;
+    mounts.add_system(around, Path::new("/usr"), ("/usr", "the host's programs"), Origin::Host)?;
     for name in COMPATIBILITY {
         let path = Path::new("/").join(name);
         match fs::symlink_metadata(&path) {
@@ -34,8 +34,8 @@ pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBui
             Ok(meta) if meta.is_dir() => mounts.add_system(
                 around,
                 &path,
-                &format!("/{name}"),
-                "the host's programs, on a host without merged /usr",
+                (&format!("/{name}"), "the host's programs, on a host without merged /usr"),
+                Origin::Host,
             )?,
             _ => {}
         }
@@ -59,8 +59,8 @@ pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBui
         mounts.add_system(
             around,
             Path::new("/etc/alternatives"),
-            "/etc/alternatives",
-            "cc, awk, vi and others are links into it",
+            ("/etc/alternatives", "cc, awk, vi and others are links into it"),
+            Origin::Host,
         )?;
     }
     // Debian keeps the configuration of each Java there, and none starts without.
@@ -70,7 +70,7 @@ pub fn resolve(around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBui
         else {
             continue;
         };
-        mounts.add_system(around, &path, text, "Java's own configuration")?;
+        mounts.add_system(around, &path, (text, "Java's own configuration"), Origin::Host)?;
     }
     root.add("/var/lib", Content::Directory);
     root.link("/var/tmp", "../tmp");

@@ -4,10 +4,12 @@
 
 mod directory;
 mod host;
+mod image;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::image::Cached;
 use crate::plan::Mounts;
 use crate::plan::{BELLJAR_DIR, Content, Generated, Root, RootAccess, RootKind, Surroundings, absolute};
 
@@ -18,11 +20,22 @@ pub struct RootBuilder {
     generated: Vec<Generated>,
 }
 
-/// Resolves `--rootfs`: `host`, or a directory.
-pub fn resolve(name: &str, around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBuilder> {
-    if name == "host" {
-        return host::resolve(around, mounts);
-    }
+/// What was chosen as root.
+#[derive(Debug)]
+pub enum Choice {
+    /// `--rootfs`: `host`, or a directory.
+    Rootfs(String),
+    /// `--image`, as it was typed, in the cache.
+    Image(String, Box<Cached>),
+}
+
+/// Resolves what was chosen.
+pub fn resolve(choice: &Choice, around: &Surroundings<'_>, mounts: &mut Mounts) -> Result<RootBuilder> {
+    let name = match choice {
+        Choice::Rootfs(name) if name == "host" => return host::resolve(around, mounts),
+        Choice::Rootfs(name) => name,
+        Choice::Image(reference, image) => return image::resolve(reference, image, around, mounts),
+    };
     let here = std::env::current_dir().map_err(|error| Error::refused("read the current directory").because(error))?;
     let path = absolute(name, &around.caller.home, Some(&here))?;
     directory::resolve(&path, around, mounts)

@@ -42,6 +42,9 @@ pub struct LiveRun {
     pub command: Vec<String>,
     /// The cgroup of its own, if any.
     pub cgroup: Option<PathBuf>,
+    /// The image of its root, if any.
+    #[serde(default)]
+    pub image: Option<crate::image::Digest>,
     /// The podman that has its container, if any.
     #[serde(default)]
     pub podman: Option<PathBuf>,
@@ -73,6 +76,7 @@ impl RunDirectory {
             started: now(),
             command: plan.command.clone(),
             cgroup: plan.limits.cgroup_parent.as_ref().map(|parent| parent.join(format!("belljar-{id}"))),
+            image: plan.root.image().cloned(),
             podman: plan.runtime.podman.clone(),
         };
         let file = path.join(STATE);
