@@ -62,9 +62,9 @@ pub struct Unpacker {
     limits: UnpackLimits,
     is_root: bool,
     done: Unpacked,
-    /// Modes of directories, set at the end: one that cannot be written could not
-    /// be filled.
-    modes: BTreeMap<PathBuf, u32>,
+    /// Modes and owners of directories, set at the end: one that cannot be written
+    /// could not be filled.
+    directories: BTreeMap<PathBuf, (u32, Option<(Uid, Gid)>)>,
     /// What the layer that is being unpacked has made.
     made: BTreeSet<PathBuf>,
     /// The directory of the last entry: most entries follow each other.
@@ -86,7 +86,7 @@ impl Unpacker {
             limits,
             is_root,
             done: Unpacked::default(),
-            modes: BTreeMap::new(),
+            directories: BTreeMap::new(),
             made: BTreeSet::new(),
             last: None,
         }
@@ -120,11 +120,14 @@ impl Unpacker {
     /// Sets what had to wait, and tells what was done.
     pub fn finish(mut self) -> Result<Unpacked> {
         self.last = None;
-        for (path, mode) in std::mem::take(&mut self.modes).into_iter().rev() {
+        for (path, (mode, owner)) in std::mem::take(&mut self.directories).into_iter().rev() {
             // One that a later layer took away, or replaced by a link, has no mode any more.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if let Ok(directory) = self.open(&path, flags) {
-                rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(|errno| refuse(&path, errno))?;
+                let owner = owner.map_or(Ok(()), |(uid, gid)| rustix::fs::fchown(&directory, Some(uid), Some(gid)));
+                owner
+                    .and_then(|()| rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)))
+                    .map_err(|errno| refuse(&path, errno))?;
             }
         }
         Ok(self.done)
@@ -152,7 +155,7 @@ impl Unpacker {
         }
         let mode = entry.header().mode().unwrap_or(0o644);
         match kind {
-            EntryType::Directory => self.directory(&path, mode),
+            EntryType::Directory => self.directory(&path, mode, self.owner(entry)),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(&path, mode, entry),
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
@@ -162,7 +165,8 @@ impl Unpacker {
             }
             EntryType::Link => {
                 let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
-                let target = normal(Path::new(&std::ffi::OsString::from(OsText(&target))))?;
+                let target = PathBuf::from(std::ffi::OsString::from(OsText(&target)));
+                let target = normal(&target).map_err(|error| refuse(&path, format!("hard link: {}", error.what)))?;
                 self.hard_link(&path, &target)
             }
             _ => {
@@ -215,7 +219,13 @@ impl Unpacker {
         self.parents(above)
     }
 
-    fn directory(&mut self, path: &Path, mode: u32) -> Result<()> {
+    /// The owner on disk; an ordinary user can only be that itself.
+    fn owner(&self, entry: &Entry<'_, impl Read>) -> Option<(Uid, Gid)> {
+        let header = entry.header();
+        self.is_root.then(|| owner_of(header.uid().unwrap_or(0), header.gid().unwrap_or(0)))
+    }
+
+    fn directory(&mut self, path: &Path, mode: u32, owner: Option<(Uid, Gid)>) -> Result<()> {
         let (above, name) = split(path);
         let make = |this: &mut Self| -> io::Result<()> {
             let at = this.parents(above)?;
@@ -229,15 +239,14 @@ impl Unpacker {
         };
         make(self).map_err(|error| refuse(path, error))?;
         // The caller must be able to fill and to remove it; set-id bits mean nothing.
-        self.modes.insert(path.to_owned(), mode & 0o1777 | 0o700);
+        self.directories.insert(path.to_owned(), (mode & 0o1777 | 0o700, owner));
         Ok(())
     }
 
     fn file(&mut self, path: &Path, mode: u32, entry: &mut Entry<'_, impl Read>) -> Result<()> {
         let left = self.limits.bytes.saturating_sub(self.done.bytes);
         let header = entry.header();
-        let owner =
-            if self.is_root { Some(owner_of(header.uid().unwrap_or(0), header.gid().unwrap_or(0))) } else { None };
+        let owner = self.owner(entry);
         let seconds = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
         let (_, name) = split(path);
         let mut write = |this: &mut Self| -> io::Result<u64> {
