@@ -25,7 +25,7 @@ macro_rules! tree {
     ($($path:literal),* $(,)?) => { [$(($path, include_str!(concat!("../", $path)))),*] };
 }
 
-const KEPT: [(&str, &str); 38] = tree![
+const KEPT: [(&str, &str); 43] = tree![
     "docs/man/belljar.1",
     "docs/man/belljar-approvals.1",
     "docs/man/belljar-approvals-list.1",
@@ -43,6 +43,11 @@ const KEPT: [(&str, &str); 38] = tree![
     "docs/man/belljar-group-list.1",
     "docs/man/belljar-group-remove.1",
     "docs/man/belljar-group-show.1",
+    "docs/man/belljar-image.1",
+    "docs/man/belljar-image-import.1",
+    "docs/man/belljar-image-list.1",
+    "docs/man/belljar-image-pull.1",
+    "docs/man/belljar-image-remove.1",
     "docs/man/belljar-log.1",
     "docs/man/belljar-mounts.1",
     "docs/man/belljar-mounts-check.1",
@@ -66,8 +71,9 @@ const KEPT: [(&str, &str); 38] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 35] = tree![
+const TESTS: [(&str, &str); 38] = tree![
     "tests/agent_image.rs",
+    "tests/backends.rs",
     "tests/bad_input.rs",
     "tests/bundle.rs",
     "tests/cheats.rs",
@@ -87,6 +93,8 @@ const TESTS: [(&str, &str); 35] = tree![
     "tests/gateway_tools.rs",
     "tests/gateway_tricks.rs",
     "tests/gateway_ways_out.rs",
+    "tests/image_hostile.rs",
+    "tests/image_run.rs",
     "tests/isolation.rs",
     "tests/mounts.rs",
     "tests/network.rs",

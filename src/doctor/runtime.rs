@@ -1,55 +1,105 @@
-//! OCI runtimes: which are there, which versions, with which known trouble.
+//! OCI runtimes and podman: which are there, which versions, with which known
+//! trouble, and whether this caller can use them.
 
-use std::process::Command;
+use std::path::Path;
 
 use super::{Finding, State};
-use crate::backend;
-use crate::config::Caller;
+use crate::backend::{self, RootId, RuntimeKind, Trouble, find_program, version_text};
+use crate::config::{Backend, Caller};
 
 /// A version, as major, minor and patch number.
 type Version = (u32, u32, u32);
 
-/// Trouble of all versions before one.
-struct Trouble {
-    before: Version,
-    what: &'static str,
-    state: State,
-}
-
-/// What is known of crun, worst first.
-const KNOWN: [Trouble; 2] = [
-    Trouble { before: (1, 0, 0), what: "it lacks options that belljar uses", state: State::Missing },
-    Trouble {
-        before: (1, 8, 2),
-        what: "it follows a link at /dev of a root (CVE-2026-47766); belljar generates the root itself, so runs are not affected",
-        state: State::Ok,
-    },
-];
+const INSTALL: &str = "apt-get install crun    (dnf, pacman, zypper: the package has the same name)";
 
 pub fn examine(caller: &Caller) -> Vec<Finding> {
-    let install = "apt-get install crun    (dnf, pacman, zypper: the package has the same name)";
-    let matters = "it makes the container";
-    let missing = |found: String| vec![Finding::new("crun", State::Missing, found, matters, Some(install))];
-    let runtime = match backend::find(None, caller) {
-        Ok(runtime) => runtime,
-        Err(error) => return missing(error.what),
+    let mut findings: Vec<Finding> = RuntimeKind::ALL.into_iter().filter_map(|kind| runtime(kind, caller)).collect();
+    findings.push(podman(caller));
+    findings.push(images());
+    // One of the two is enough.
+    if let Err(error) = backend::resolve(Backend::Auto, None, caller) {
+        let matters = "an OCI runtime or podman makes the container";
+        findings.insert(0, Finding::new("runtime", State::Missing, error.what, matters, Some(INSTALL)));
+    }
+    findings
+}
+
+/// A runtime that is installed; crun also when it is not.
+fn runtime(kind: RuntimeKind, caller: &Caller) -> Option<Finding> {
+    let runtime = kind.runtime();
+    let name = runtime.name();
+    let matters = if kind == RuntimeKind::Crun { "it makes the container" } else { "belljar run --runtime takes it" };
+    let Some(path) = find_program(name) else {
+        let found = "not installed; podman would be used where it can be";
+        return (kind == RuntimeKind::Crun).then(|| Finding::new(name, State::Limited, found, matters, Some(INSTALL)));
     };
-    let path = runtime.path.display();
-    let Some((text, version)) = version_of(&runtime.path) else {
-        return missing(format!("{path} does not say its version"));
+    let shown = path.display();
+    if let Some(unseen) = runtime.unseen() {
+        let found = format!("{shown}; belljar run does not run what it cannot verify: {unseen}");
+        return Some(Finding::new(
+            name,
+            State::Limited,
+            found,
+            matters,
+            Some("belljar bundle --output DIR, and run that with it"),
+        ));
+    }
+    let Some((text, version)) = version_of(&path) else {
+        return Some(Finding::new(
+            name,
+            State::Limited,
+            format!("{shown} does not say its version"),
+            matters,
+            Some(INSTALL),
+        ));
     };
-    let trouble = KNOWN.iter().find(|trouble| version < trouble.before);
-    let state = trouble.map_or(State::Ok, |trouble| trouble.state);
+    let trouble = runtime.troubles().iter().find(|trouble| version < trouble.before);
+    if runtime.root_id() == RootId::Mapped && !caller.is_root {
+        if let Err(error) = backend::ranges(caller, name, 1) {
+            let found = format!("{shown} {text}; {}", error.causes.join("; "));
+            return Some(Finding::new(name, State::Limited, found, matters, error.hint.as_deref()));
+        }
+    }
+    let state = match trouble {
+        Some(Trouble { usable: false, .. }) => State::Missing,
+        _ => State::Ok,
+    };
     let remark = trouble.map(|trouble| format!("; {}", trouble.what)).unwrap_or_default();
-    vec![Finding::new("crun", state, format!("{path} {text}{remark}"), matters, Some(install))]
+    Some(Finding::new(name, state, format!("{shown} {text}{remark}"), matters, Some(INSTALL)))
+}
+
+fn podman(caller: &Caller) -> Finding {
+    let matters = "the backend podman, and images of its store";
+    match backend::resolve(Backend::Podman, None, caller) {
+        Ok(found) => {
+            let path = found.podman.unwrap_or_default();
+            let version = version_of(&path).map_or_else(|| "of no known version".to_owned(), |(text, _)| text);
+            Finding::new("podman", State::Ok, format!("{} {version}, {}", path.display(), found.reason), matters, None)
+        }
+        // crun suffices.
+        Err(error) => {
+            let found = [vec![error.what], error.causes].concat().join("; ");
+            Finding { mend: error.hint, ..Finding::new("podman", State::Ok, found, matters, None) }
+        }
+    }
+}
+
+fn images() -> Finding {
+    let there: Vec<&str> =
+        ["podman", "buildah", "skopeo"].into_iter().filter(|name| find_program(name).is_some()).collect();
+    let found = match there.as_slice() {
+        [] => "archives and OCI layouts only; for registries one of podman and skopeo is needed".to_owned(),
+        there => format!("archives, OCI layouts, and what {} can fetch", there.join(" and ")),
+    };
+    Finding::new("images", State::Ok, found, "belljar run --image", None)
 }
 
 /// The version that `PATH --version` says.
-fn version_of(path: &std::path::Path) -> Option<(String, Version)> {
-    let output = Command::new(path).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
+fn version_of(path: &Path) -> Option<(String, Version)> {
+    let text = version_text(path)?;
     let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();
-    let mut numbers = word.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut numbers =
+        word.split('.').map(|part| part.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0));
     let version = (numbers.next()?, numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     Some((word, version))
 }
