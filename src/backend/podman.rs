@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bundle::{Place, init_arguments};
 use crate::error::{Error, Result};
-use crate::plan::{AGENT_ID, BELLJAR_DIR, FileOwnership, INIT_PATH, Mount, MountKind, Plan, most_processes};
+use crate::plan::{AGENT_ID, BELLJAR_DIR, FileOwnership, INIT_PATH, Mount, MountKind, OpenFiles, Plan, most_processes};
 
 /// Where podman's own files of a run are, in the staging area.
 pub const DIRECTORY: &str = "podman";
@@ -45,15 +45,6 @@ pub fn global_arguments(plan: &Plan, empty: &Path) -> Vec<OsString> {
 /// podman refuses to run runc without a cgroup of the container's own.
 fn needs_cgroups(plan: &Plan) -> bool {
     plan.runtime.path.file_name().is_some_and(|name| name == "runc")
-}
-
-/// Limits of open files that the container gets: the launcher's own.
-#[derive(Debug, Clone, Copy)]
-pub struct OpenFiles {
-    /// RLIMIT_NOFILE, soft.
-    pub soft: u64,
-    /// RLIMIT_NOFILE, hard.
-    pub hard: u64,
 }
 
 /// `podman create …` for the plan. `staging` is the staging area; `places` are

@@ -42,6 +42,7 @@ pub fn write_bundle(plan: &Plan, trust: Option<&Trust>, output: &Path) -> Result
         handshake: "-".to_owned(),
         maps: plain_maps(&plan.identity),
         own_network: true,
+        open_files: None,
         window: None,
     };
     let spec = render(plan, &places)?;

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 use super::seccomp;
 use crate::backend::CgroupView;
 use crate::error::{Context, Error, Result};
-use crate::plan::{AGENT_ID, INIT_PATH, IdMap, Mount, MountKind, Plan, process_limit};
+use crate::plan::{AGENT_ID, INIT_PATH, IdMap, Mount, MountKind, OpenFiles, Plan, process_limit};
 
 /// Where the things of one bundle lie, and how it is to be started.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Places {
     pub maps: Vec<IdMap>,
     /// A network namespace of the container's own, instead of the launcher's.
     pub own_network: bool,
+    /// Limits of open files; `None` leaves the runtime's.
+    pub open_files: Option<OpenFiles>,
     /// Rows and columns of the agent's terminal.
     pub window: Option<(u16, u16)>,
 }
@@ -77,9 +79,12 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     let user = UserBuilder::default().uid(AGENT_ID).gid(AGENT_ID).build().step(failed)?;
     let environment: Vec<String> =
         plan.environment.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect();
-    let mut rlimits = vec![rlimit(PosixRlimitType::RlimitCore, 0)?];
+    let mut rlimits = vec![rlimit(PosixRlimitType::RlimitCore, 0, 0)?];
     if let Some(most) = process_limit(&plan.limits) {
-        rlimits.push(rlimit(PosixRlimitType::RlimitNproc, most)?);
+        rlimits.push(rlimit(PosixRlimitType::RlimitNproc, most, most)?);
+    }
+    if let Some(files) = places.open_files {
+        rlimits.push(rlimit(PosixRlimitType::RlimitNofile, files.soft, files.hard)?);
     }
     let mut process = ProcessBuilder::default()
         .terminal(plan.terminal)
@@ -139,13 +144,8 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     Ok(spec)
 }
 
-fn rlimit(kind: PosixRlimitType, value: u64) -> Result<PosixRlimit> {
-    PosixRlimitBuilder::default()
-        .typ(kind)
-        .hard(value)
-        .soft(value)
-        .build()
-        .step(|| "render a resource limit".to_owned())
+fn rlimit(kind: PosixRlimitType, soft: u64, hard: u64) -> Result<PosixRlimit> {
+    PosixRlimitBuilder::default().typ(kind).hard(hard).soft(soft).build().step(|| "render a resource limit".to_owned())
 }
 
 fn namespaces(own_network: bool) -> Result<Vec<LinuxNamespace>> {

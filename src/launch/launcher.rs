@@ -30,7 +30,7 @@ use crate::backend::{self, Start, Stay};
 use crate::bundle::{Place, Places, render};
 use crate::config::Backend;
 use crate::error::{Context, Error, Result};
-use crate::plan::{EgressMode, FileOwnership, Plan, read_mountinfo};
+use crate::plan::{EgressMode, FileOwnership, Plan, open_files, read_mountinfo};
 use crate::sys;
 
 /// What the launcher inherits from the supervisor.
@@ -116,6 +116,7 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
         handshake: "3".to_owned(),
         maps: identity.container.clone(),
         own_network: false,
+        open_files: Some(open_files()),
         window: given.window,
     };
     let spec = render(given.plan, &spec_places)?;

@@ -27,12 +27,12 @@ use super::staging::{STAGING, clone_source, merged, move_to, staged};
 use super::verify::Stamp;
 use crate::backend::host_environment;
 use crate::backend::podman::{
-    CONMON_PID_FILE, COVERED, DIRECTORY, OpenFiles, PID_FILE, container_name, create_arguments, global_arguments,
+    CONMON_PID_FILE, COVERED, DIRECTORY, PID_FILE, container_name, create_arguments, global_arguments,
     handshake_socket, is_made_by_launcher,
 };
 use crate::bundle::{Place, seccomp};
 use crate::error::{Context, Error, Result};
-use crate::plan::{Content, Mount, MountKind, Plan};
+use crate::plan::{Content, Mount, MountKind, Plan, open_files};
 use crate::sys;
 
 /// How long one call of podman may take.
@@ -168,10 +168,8 @@ impl<'a> Podman<'a> {
         channel: &Channel,
         init_file: Stamp,
     ) -> Result<Created> {
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        let open_files = OpenFiles { soft: files.current.unwrap_or(1 << 20), hard: files.maximum.unwrap_or(1 << 20) };
         let mut create = self.command();
-        create.args(create_arguments(self.plan, self.run, Path::new(STAGING), places, open_files)?);
+        create.args(create_arguments(self.plan, self.run, Path::new(STAGING), places, open_files())?);
         self.call("create", create, channel)?;
         let mut init = self.command();
         init.arg("init").arg(container_name(self.run));

@@ -16,6 +16,8 @@ const DEFAULT_PIDS: u64 = 4096;
 
 /// PID_MAX_LIMIT of the kernel on 64 bits.
 const MOST_IDS: u64 = 1 << 22;
+/// Where nothing says how many files a process may open (proc(5), fs.nr_open).
+const MOST_FILES: u64 = 1 << 20;
 
 /// A duration such as `10m` or `1h 30m`; seconds when there is no unit.
 pub fn parse_duration(text: &str) -> Result<Duration> {
@@ -126,6 +128,21 @@ pub fn most_processes() -> u64 {
     let ids = fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse().ok());
     let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
     most.unwrap_or(u64::MAX).min(ids.unwrap_or(MOST_IDS))
+}
+
+/// Limits of open files (setrlimit(2), RLIMIT_NOFILE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// Descriptors that a process may have now.
+    pub soft: u64,
+    /// As many as it may allow itself.
+    pub hard: u64,
+}
+
+/// The caller's own limits, which the agent gets: some runtimes raise theirs.
+pub fn open_files() -> OpenFiles {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    OpenFiles { soft: files.current.unwrap_or(MOST_FILES), hard: files.maximum.unwrap_or(MOST_FILES) }
 }
 
 /// The cgroup (v2) below which this caller can make one with these controllers.

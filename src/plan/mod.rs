@@ -39,7 +39,9 @@ pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build, wanted_image};
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
 pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};
-pub use limits::{delegated_cgroup, most_processes, parse_cpus, parse_duration, parse_size, process_limit};
+pub use limits::{
+    OpenFiles, delegated_cgroup, most_processes, open_files, parse_cpus, parse_duration, parse_size, process_limit,
+};
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};

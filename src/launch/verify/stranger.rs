@@ -1,0 +1,46 @@
+//! Programs that a runtime runs in the place of the init, before it reports.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use super::super::staging::staged;
+use super::Stamp;
+
+/// While the init has not reported: the process that is to become PID 1 of
+/// podman's container executes neither of the programs that it may.
+pub fn stranger_as(pid: Pid, programs: &[Stamp; 2]) -> Option<String> {
+    let exe = PathBuf::from(format!("/proc/{pid}/exe"));
+    let stamp = Stamp::of(&exe).ok().filter(|stamp| !programs.contains(stamp))?;
+    let name = fs::read_link(&exe).unwrap_or_default();
+    // Not while it executes the next one.
+    (Stamp::of(&exe).ok()? == stamp)
+        .then(|| format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
+}
+
+/// While the init has not reported: a PID 1 of a process namespace below ours
+/// that runs neither the init nor what the runtime itself runs (it is a copy of
+/// the runtime until it executes the init) is a cheat.
+pub fn stranger_as_pid_1() -> Option<String> {
+    let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let init = identity(&staged("belljar/init"))?;
+    let mut ours = Vec::new();
+    let mut first = Vec::new();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let process = entry.path();
+        let Ok(status) = fs::read_to_string(process.join("status")) else { continue };
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        let pids: Vec<&str> = pids.split_whitespace().collect();
+        let Some(exe) = identity(&process.join("exe")) else { continue };
+        match pids.as_slice() {
+            [_] => ours.push(exe),
+            [.., "1"] => first.push((exe, process.join("exe"))),
+            _ => {}
+        }
+    }
+    let (_, stranger) = first.into_iter().find(|(exe, _)| *exe != init && !ours.contains(exe))?;
+    let name = fs::read_link(&stranger).unwrap_or_default();
+    Some(format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
+}
