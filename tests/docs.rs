@@ -71,7 +71,7 @@ const KEPT: [(&str, &str); 43] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 38] = tree![
+const TESTS: [(&str, &str); 39] = tree![
     "tests/agent_image.rs",
     "tests/backends.rs",
     "tests/bad_input.rs",
@@ -95,6 +95,7 @@ const TESTS: [(&str, &str); 38] = tree![
     "tests/gateway_ways_out.rs",
     "tests/image_hostile.rs",
     "tests/image_run.rs",
+    "tests/installed.rs",
     "tests/isolation.rs",
     "tests/mounts.rs",
     "tests/network.rs",

@@ -17,10 +17,26 @@ use crate::plan::Runtime;
 /// Where runtimes lie that are not on an ordinary user's PATH.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where the image of a run was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImagePlace {
+    /// In belljar's cache; or the run has none.
+    #[default]
+    Cache,
+    /// In podman's store, and not in belljar's cache.
+    OnlyPodman,
+}
+
 /// Who makes the container, resolved: the backend, and the OCI runtime that it
 /// uses: a path, or a name on PATH.
-pub fn resolve(backend: Backend, asked: Option<&str>, caller: &Caller) -> Result<Runtime> {
+pub fn resolve(backend: Backend, asked: Option<&str>, image: ImagePlace, caller: &Caller) -> Result<Runtime> {
     let podman = search("podman");
+    if let (Backend::Auto, Some(podman), None, ImagePlace::OnlyPodman) = (backend, &podman, asked, image) {
+        // An ordinary user's podman may be unable to run anything; crun is not.
+        if let Ok(runtime) = below_podman(podman.clone(), "only podman has the image", asked, caller) {
+            return Ok(runtime);
+        }
+    }
     match (backend, podman) {
         (Backend::Podman, None) => {
             Err(Error::refused("the backend podman is not installed").hint("apt-get install podman, or --backend crun"))
@@ -28,14 +44,16 @@ pub fn resolve(backend: Backend, asked: Option<&str>, caller: &Caller) -> Result
         (Backend::Podman, Some(podman)) => below_podman(podman, "asked for", asked, caller),
         (Backend::Auto, Some(podman)) if asked.is_none() && search("crun").is_none() => {
             below_podman(podman, "crun is not installed", asked, caller)
+                .map_err(|error| error.because("crun, which needs none of that, is not installed").hint(INSTALL))
         }
         (Backend::Auto, None) if asked.is_none() && search("crun").is_none() => {
-            Err(Error::refused("neither crun nor podman is installed").hint("apt-get install crun"))
+            Err(Error::refused("neither crun nor podman is installed").hint(INSTALL))
         }
         _ => find(asked, caller),
     }
 }
 
+const INSTALL: &str = "apt-get install crun";
 /// Ids that podman maps for a container with user 1000.
 const PODMAN_IDS: u64 = 1001;
 
@@ -44,8 +62,11 @@ fn below_podman(podman: PathBuf, reason: &str, asked: Option<&str>, caller: &Cal
     if !caller.is_root {
         subordinate::ranges(caller, "the backend podman", PODMAN_IDS)?;
     }
-    let name = asked.unwrap_or(if search("crun").is_some() { "crun" } else { "runc" });
-    let path = program(name, "apt-get install crun")?;
+    let installed = || ["crun", "runc"].into_iter().find(|name| search(name).is_some());
+    let name = asked
+        .or_else(installed)
+        .ok_or_else(|| Error::refused("podman has neither crun nor runc to make containers with").hint(INSTALL))?;
+    let path = program(name, INSTALL)?;
     let kind = RuntimeKind::of(&path);
     let known = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !["crun", "runc"].contains(&known) {

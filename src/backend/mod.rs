@@ -7,7 +7,7 @@ mod runtime;
 mod start;
 mod subordinate;
 
-pub use find::{find, reachable_by_all, resolve, search as find_program};
-pub use runtime::{CgroupView, MapsBy, MaskedEqual, OciRuntime, RootId, RuntimeKind, Stay, Trouble, version_text};
+pub use find::{ImagePlace, find, reachable_by_all, resolve, search as find_program};
+pub use runtime::{CgroupView, MapsBy, MaskedEqual, OciRuntime, RootId, RuntimeKind, Stay, Trouble, version_of};
 pub use start::{Start, command, host_environment, inherited_environment};
 pub use subordinate::{Subordinate, ranges};

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::runtime::RuntimeKind;
 use crate::bundle::{Place, init_arguments};
 use crate::error::{Error, Result};
 use crate::plan::{AGENT_ID, BELLJAR_DIR, FileOwnership, INIT_PATH, Mount, MountKind, OpenFiles, Plan, most_processes};
@@ -36,15 +37,22 @@ pub fn container_name(run: &str) -> String {
 pub fn global_arguments(plan: &Plan, empty: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["--hooks-dir".into(), empty.into()];
     arguments.extend(["--runtime".into(), plan.runtime.path.clone().into()]);
-    if needs_cgroups(plan) {
+    if has_cgroup(plan) {
         arguments.extend(["--cgroup-manager".into(), "cgroupfs".into()]);
     }
     arguments
 }
 
-/// podman refuses to run runc without a cgroup of the container's own.
-fn needs_cgroups(plan: &Plan) -> bool {
-    plan.runtime.path.file_name().is_some_and(|name| name == "runc")
+/// podman cannot tell runc to do without a cgroup for the container. Where it
+/// may make one (as root) that is below the launcher's own, whose limits hold
+/// for it.
+pub fn has_cgroup(plan: &Plan) -> bool {
+    plan.runtime.kind == RuntimeKind::Runc
+}
+
+/// Name of the cgroup below the launcher's in which podman makes the container's.
+pub fn cgroup_name(run: &str) -> String {
+    format!("belljar-podman-{run}")
 }
 
 /// `podman create …` for the plan. `staging` is the staging area; `places` are
@@ -90,9 +98,13 @@ pub fn create_arguments(
     if plan.root.writable.is_none() {
         arguments.push(text("--read-only"));
     }
-    arguments.push(if needs_cgroups(plan) { text("--cgroups=enabled") } else { text("--cgroups=disabled") });
-    if needs_cgroups(plan) {
+    arguments.push(if has_cgroup(plan) { text("--cgroups=enabled") } else { text("--cgroups=disabled") });
+    if has_cgroup(plan) {
         arguments.push(text("--pids-limit=0"));
+        // Without one an ordinary user's podman asks for no cgroup at all.
+        if plan.identity.files == FileOwnership::Idmapped {
+            arguments.push(format!("--cgroup-parent=/{}", cgroup_name(run)).into());
+        }
     }
     arguments.push(option("--security-opt=seccomp=", &own.join("seccomp.json")));
     if !plan.masked_paths.is_empty() {

@@ -306,9 +306,19 @@ impl RuntimeKind {
 }
 
 /// What `PATH --version` says.
-pub fn version_text(path: &Path) -> Option<String> {
+fn version_text(path: &Path) -> Option<String> {
     let output = Command::new(path).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The version that `PATH --version` says, as text and as numbers.
+pub fn version_of(path: &Path) -> Option<(String, (u32, u32, u32))> {
+    let text = version_text(path)?;
+    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();
+    let mut numbers =
+        word.split('.').map(|part| part.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0));
+    let version = (numbers.next()?, numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Some((word, version))
 }
 
 #[cfg(test)]

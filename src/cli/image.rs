@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 
 use super::{print, surroundings};
+use crate::backend::ImagePlace;
 use crate::config::Dirs;
 use crate::error::{Context, Error, Kind, Result, printable};
-use crate::image::{From, Images, Progress, Reference, Show, UnpackLimits};
+use crate::image::{From, Images, Progress, Reference, Show, UnpackLimits, has_podman};
 use crate::plan::{self, Request, parse_size};
 
 /// The images that runs can have as root: unpacked once, shared read-only.
@@ -120,11 +121,15 @@ fn list(images: &Images, json: bool) -> Result<u8> {
 pub fn plan_with_image(request: &Request, caller: &crate::config::Caller, dirs: &Dirs) -> Result<plan::Resolved> {
     match plan::build(request, caller, dirs) {
         Err(error) if error.kind == Kind::NoImage => {
-            let wanted = plan::wanted_image(request, dirs)?.ok_or(error)?;
+            let wanted = parse(&plan::wanted_image(request, dirs)?.ok_or(error)?)?;
+            let mut request = request.clone();
+            if has_podman(&wanted) {
+                request.image_place = ImagePlace::OnlyPodman;
+            }
             let progress = Progress::new(Show::OnTerminal);
-            Images::new(dirs).import(&parse(&wanted)?, From::Anywhere, UnpackLimits::default(), &progress)?;
+            Images::new(dirs).import(&wanted, From::Anywhere, UnpackLimits::default(), &progress)?;
             drop(progress);
-            plan::build(request, caller, dirs)
+            plan::build(&request, caller, dirs)
         }
         planned => planned,
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::backend::ImagePlace;
 use crate::config::{Backend, MAIN, start_over_as};
 use crate::error::{Error, Result};
 use crate::launch::caller_has_terminal;
@@ -93,6 +94,7 @@ impl PlanOptions {
             image: self.image,
             writable_root: self.writable_root,
             backend: self.backend,
+            image_place: ImagePlace::Cache,
             runtime: self.runtime,
             egress: self.egress,
             timeout: self.timeout,

@@ -1,14 +1,9 @@
 //! OCI runtimes and podman: which are there, which versions, with which known
 //! trouble, and whether this caller can use them.
 
-use std::path::Path;
-
 use super::{Finding, State};
-use crate::backend::{self, RootId, RuntimeKind, Trouble, find_program, version_text};
+use crate::backend::{self, ImagePlace, RootId, RuntimeKind, Trouble, find_program, version_of};
 use crate::config::{Backend, Caller};
-
-/// A version, as major, minor and patch number.
-type Version = (u32, u32, u32);
 
 const INSTALL: &str = "apt-get install crun    (dnf, pacman, zypper: the package has the same name)";
 
@@ -17,7 +12,7 @@ pub fn examine(caller: &Caller) -> Vec<Finding> {
     findings.push(podman(caller));
     findings.push(images());
     // One of the two is enough.
-    if let Err(error) = backend::resolve(Backend::Auto, None, caller) {
+    if let Err(error) = backend::resolve(Backend::Auto, None, ImagePlace::Cache, caller) {
         let matters = "an OCI runtime or podman makes the container";
         findings.insert(0, Finding::new("runtime", State::Missing, error.what, matters, Some(INSTALL)));
     }
@@ -70,7 +65,7 @@ fn runtime(kind: RuntimeKind, caller: &Caller) -> Option<Finding> {
 
 fn podman(caller: &Caller) -> Finding {
     let matters = "the backend podman, and images of its store";
-    match backend::resolve(Backend::Podman, None, caller) {
+    match backend::resolve(Backend::Podman, None, ImagePlace::Cache, caller) {
         Ok(found) => {
             let path = found.podman.unwrap_or_default();
             let version = version_of(&path).map_or_else(|| "of no known version".to_owned(), |(text, _)| text);
@@ -92,14 +87,4 @@ fn images() -> Finding {
         there => format!("archives, OCI layouts, and what {} can fetch", there.join(" and ")),
     };
     Finding::new("images", State::Ok, found, "belljar run --image", None)
-}
-
-/// The version that `PATH --version` says.
-fn version_of(path: &Path) -> Option<(String, Version)> {
-    let text = version_text(path)?;
-    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();
-    let mut numbers =
-        word.split('.').map(|part| part.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0));
-    let version = (numbers.next()?, numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Some((word, version))
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{From, Progress};
+use super::{From, Progress, Reference};
 use crate::backend::{find_program, host_environment};
 use crate::error::{Context, Error, Result};
 
@@ -15,14 +15,14 @@ pub fn save(name: &str, from: From, file: &Path, progress: &Progress) -> Result<
     if from != From::Registry {
         let archive = format!("oci-archive:{}", file.display());
         if let Some(podman) = &podman {
-            match call(podman, &["image", "exists", name], progress) {
+            match call(podman, &["image", "exists", name]) {
                 Ok(()) => return save_from_podman(podman, name, file, progress),
                 Err(error) => causes.push(missing("podman's store", &error)),
             }
         }
         if let Some(buildah) = find_program("buildah") {
             progress.say(&format!("copying {name} from buildah's store"));
-            match call(&buildah, &["push", name, &archive], progress) {
+            match call(&buildah, &["push", name, &archive]) {
                 Ok(()) => return Ok(()),
                 Err(error) => causes.push(missing("buildah's store", &error)),
             }
@@ -38,6 +38,12 @@ pub fn save(name: &str, from: From, file: &Path, progress: &Progress) -> Result<
     }
 }
 
+/// Whether podman's store has the image.
+pub fn has_podman(reference: &Reference) -> bool {
+    let Reference::Name(name) = reference else { return false };
+    find_program("podman").is_some_and(|podman| call(&podman, &["image", "exists", name]).is_ok())
+}
+
 fn missing(place: &str, error: &Error) -> String {
     let said = error.causes.last().map(|said| format!(": {said}")).unwrap_or_default();
     format!("{place} does not have it{said}")
@@ -46,17 +52,13 @@ fn missing(place: &str, error: &Error) -> String {
 fn save_from_podman(podman: &Path, name: &str, file: &Path, progress: &Progress) -> Result<()> {
     progress.say(&format!("copying {name} from podman's store"));
     let file = file.to_string_lossy();
-    call(
-        podman,
-        &["image", "save", "--quiet", "--uncompressed", "--format", "oci-archive", "--output", &file, name],
-        progress,
-    )
+    call(podman, &["image", "save", "--quiet", "--uncompressed", "--format", "oci-archive", "--output", &file, name])
 }
 
 fn from_registry(name: &str, file: &Path, podman: Option<&Path>, progress: &Progress) -> Result<()> {
     progress.say(&format!("pulling {name}"));
     if let Some(podman) = podman {
-        call(podman, &["pull", "--quiet", name], progress)
+        call(podman, &["pull", "--quiet", name])
             .map_err(|error| error.hint("podman login REGISTRY, where it wants to know who you are"))?;
         return save_from_podman(podman, name, file, progress);
     }
@@ -65,15 +67,11 @@ fn from_registry(name: &str, file: &Path, podman: Option<&Path>, progress: &Prog
             .because("neither podman nor skopeo is installed, and belljar speaks to no registry itself")
             .hint("apt-get install skopeo")
     })?;
-    call(
-        &skopeo,
-        &["copy", "--quiet", &format!("docker://{name}"), &format!("oci-archive:{}", file.display())],
-        progress,
-    )
+    call(&skopeo, &["copy", "--quiet", &format!("docker://{name}"), &format!("oci-archive:{}", file.display())])
 }
 
 /// Calls a program to its end; what it says on stderr is in the error.
-fn call(program: &Path, arguments: &[&str], _progress: &Progress) -> Result<()> {
+fn call(program: &Path, arguments: &[&str]) -> Result<()> {
     let step = || format!("{} {}", program.display(), arguments[..arguments.len().min(2)].join(" "));
     let output = Command::new(program)
         .args(arguments)

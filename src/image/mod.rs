@@ -15,6 +15,7 @@ mod unpack;
 
 pub use blobs::Blobs;
 pub use digest::{Digest, Verified};
+pub use fetch::has_podman;
 pub use progress::{Progress, Show};
 pub use reference::Reference;
 pub use store::{Cached, From, Images, RunConfig};

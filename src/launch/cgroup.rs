@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
-use crate::plan::Limits;
+use crate::plan::{Limits, read_mountinfo};
 
 /// Period of the CPU limit in microseconds (cgroup-v2, cpu.max; its default).
 const PERIOD: f64 = 100_000.0;
@@ -67,6 +67,31 @@ impl Cgroup {
     pub fn remove(self) -> Result<()> {
         remove(&self.path)
     }
+}
+
+/// Removes each cgroup of that name, with those below it, wherever the caller's
+/// view of the hierarchy (cgroup-v2) has it.
+pub fn remove_named(name: &str) -> Result<()> {
+    let mounts = read_mountinfo(Path::new("/proc/self/mountinfo"))?;
+    let Some(hierarchy) = mounts.iter().find(|mount| mount.fstype == "cgroup2") else {
+        return Ok(());
+    };
+    let mut waiting = vec![(PathBuf::from(&hierarchy.target), false)];
+    let mut found = Vec::new();
+    while let Some((path, inside)) = waiting.pop() {
+        let inside = inside || path.file_name().is_some_and(|its| its == name);
+        let below = fs::read_dir(&path).into_iter().flatten().flatten();
+        waiting.extend(below.filter(is_directory).map(|entry| (entry.path(), inside)));
+        if inside {
+            found.push(path);
+        }
+    }
+    // Those below were found later.
+    found.iter().rev().try_for_each(|path| remove(path))
+}
+
+fn is_directory(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 /// Kills what is left in the cgroup and removes it.

@@ -139,6 +139,7 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
     steps.end("runtime");
     covers::make_equal(given.plan, ready.pid, &[]).map_err(|error| container.kill_because(error))?;
     let facts = verify::Facts {
+        run: given.run,
         init: ready.pid,
         handshake_inode: Some(theirs_inode),
         stdio: given.stdio.as_ref(),
@@ -166,7 +167,14 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
     let podman = Podman::new(plan, given.run, given.podman.as_ref())?;
     let created = podman.create_and_initialise(&places, channel, init_file)?;
     steps.end("podman create and init");
-    let facts = verify::Facts { init: created.init, handshake_inode: None, stdio: None, staging: &staging, init_file };
+    let facts = verify::Facts {
+        run: given.run,
+        init: created.init,
+        handshake_inode: None,
+        stdio: None,
+        staging: &staging,
+        init_file,
+    };
     covers::make_equal(plan, created.init, &COVERED.map(|(target, _)| target))?;
     podman::forget_covered()?;
     // Before anything is opened in it: it could be the host's network.

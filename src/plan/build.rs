@@ -53,6 +53,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     let runtime = backend::resolve(
         chosen,
         request.runtime.as_deref().or(group_config.runtime.as_deref()).or(config.run.runtime.as_deref()),
+        request.image_place,
         caller,
     )?;
     let identity = identity::resolve(caller, &group, &runtime)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::ImagePlace;
 use crate::config::Backend;
 use crate::error::{Error, Result};
 
@@ -27,6 +28,8 @@ pub struct Request {
     pub writable_root: bool,
     /// `--backend`.
     pub backend: Option<Backend>,
+    /// Where the image was when the run was asked for.
+    pub image_place: ImagePlace,
     /// `--runtime`.
     pub runtime: Option<String>,
     /// `--egress`.

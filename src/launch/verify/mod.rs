@@ -27,6 +27,8 @@ use crate::plan::{MountEntry, Plan};
 /// What the launcher knows of the container from itself.
 #[derive(Debug)]
 pub struct Facts<'a> {
+    /// The run's id.
+    pub run: &'a str,
     /// The init, in the launcher's process namespace.
     pub init: Pid,
     /// Inode of the init's end of the handshake, where the launcher made it.

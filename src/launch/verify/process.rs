@@ -48,8 +48,11 @@ pub(super) fn check_process(
     differences.compare("environment, other than in the plan", "", names(&its, &planned));
     differences.compare("environment, missing or other in the kernel", "", names(&planned, &its));
     differences.compare("working directory", &plan.workdir, link(&process.join("cwd"))?);
-    let own = read(Path::new("/proc/self/cgroup"))?;
-    differences.compare("cgroup", own, read(&process.join("cgroup"))?);
+    let mut cgroup = read(&process.join("cgroup"))?;
+    if below_podman(plan) && podman::has_cgroup(plan) {
+        cgroup = without_own(&cgroup, facts.run);
+    }
+    differences.compare("cgroup", read(Path::new("/proc/self/cgroup"))?, cgroup);
     let limits = read(&process.join("limits"))?;
     let limit = |name: &str| {
         let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
@@ -63,6 +66,18 @@ pub(super) fn check_process(
         differences.compare("process limit", format!("{value} {value}"), limit("Max processes"));
     }
     Ok(())
+}
+
+/// The cgroups of a process with what podman made below the launcher's taken off
+/// (cgroups(7), /proc/PID/cgroup: the line of version 2 begins with `0::`).
+fn without_own(cgroups: &str, run: &str) -> String {
+    let name = format!("/{}/libpod-", podman::cgroup_name(run));
+    let above = |line: &str| {
+        let (above, id) = line.rsplit_once(&name)?;
+        let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (line.starts_with("0::") && is_id).then(|| if above == "0::" { "0::/".to_owned() } else { above.to_owned() })
+    };
+    cgroups.lines().map(|line| above(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 
 /// Ids, capabilities, no_new_privs, seccomp, and the id maps.

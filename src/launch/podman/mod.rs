@@ -2,11 +2,11 @@
 //! launcher, in its mount namespace, so that it sees the staging area and not
 //! the host's changing paths.
 
+mod namespace;
+
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io::{BufRead, BufReader};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,20 +14,23 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, chown};
 
+pub use self::namespace::{PodmanNamespace, enter};
+
+use super::cgroup;
 use super::container::{Created, poll_for};
 use super::protocol::{Channel, ToLauncher};
 use super::staging::{STAGING, clone_source, merged, move_to, staged};
 use super::verify::Stamp;
 use crate::backend::host_environment;
 use crate::backend::podman::{
-    CONMON_PID_FILE, COVERED, DIRECTORY, PID_FILE, container_name, create_arguments, global_arguments,
+    CONMON_PID_FILE, COVERED, DIRECTORY, PID_FILE, cgroup_name, container_name, create_arguments, global_arguments,
     handshake_socket, is_made_by_launcher,
 };
 use crate::bundle::{Place, seccomp};
@@ -43,72 +46,6 @@ const ROUNDS: usize = 64;
 /// How often a container is removed that will not go.
 const TRIES: usize = 4;
 
-/// The user namespace in which podman of an ordinary user works, as `podman
-/// unshare` makes it, and the environment that its children have there.
-#[derive(Debug)]
-pub struct PodmanNamespace {
-    user: File,
-    environment: Vec<(OsString, OsString)>,
-}
-
-impl AsFd for PodmanNamespace {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.user.as_fd()
-    }
-}
-
-impl PodmanNamespace {
-    /// Asks podman for it. The child holds it open until it is entered.
-    pub fn find(podman: &Path) -> Result<Self> {
-        let step = || format!("enter podman's user namespace with {} unshare", podman.display());
-        let hint = |error: Error| error.hint("podman unshare id    (or belljar run --backend crun)");
-        let mut child = Command::new(podman)
-            .args(["unshare", "sh", "-c", "echo $$; read -r line"])
-            .env_clear()
-            .envs(host_environment())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .step(step)
-            .map_err(hint)?;
-        let mut line = String::new();
-        let said = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        let found = match (said, line.trim().parse::<i32>()) {
-            (Some(Ok(_)), Ok(pid)) => Self::of(Pid::from_raw(pid)).step(step),
-            _ => Err(Error::failed(step())),
-        };
-        drop(child.stdin.take());
-        let output = child.wait_with_output().step(step)?;
-        found.map_err(|error| hint(with_lines(error, &output.stderr)))
-    }
-
-    fn of(process: Pid) -> std::io::Result<Self> {
-        let user = File::open(format!("/proc/{process}/ns/user"))?;
-        let environment = fs::read(format!("/proc/{process}/environ"))?
-            .split(|byte| *byte == 0)
-            .filter_map(|variable| {
-                let (name, value) = variable.split_at(variable.iter().position(|byte| *byte == b'=')?);
-                Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value[1..].to_vec())))
-            })
-            .collect();
-        Ok(Self { user, environment })
-    }
-}
-
-/// Namespaces of the launcher for podman: podman's user namespace where there
-/// is one, and a mount and cgroup namespace of its own. No process namespace:
-/// podman must know its containers by ids that hold outside.
-pub fn enter(namespace: Option<&PodmanNamespace>) -> Result<()> {
-    if let Some(namespace) = namespace {
-        setns(&namespace.user, CloneFlags::CLONE_NEWUSER).step(|| "enter podman's user namespace".to_owned())?;
-    }
-    // What podman leaves behind, its conmon, stays below the launcher.
-    nix::sys::prctl::set_child_subreaper(true).step(|| "adopt podman's processes".to_owned())?;
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
-        .step(|| "make a mount and a cgroup namespace for podman".to_owned())
-}
-
 /// podman, as the launcher calls it.
 #[derive(Debug)]
 pub struct Podman<'a> {
@@ -122,7 +59,7 @@ impl<'a> Podman<'a> {
     /// For the run; refused where the plan has no podman.
     pub fn new(plan: &'a Plan, run: &'a str, namespace: Option<&PodmanNamespace>) -> Result<Self> {
         let program = plan.runtime.podman.clone().ok_or_else(|| Error::failed("the plan names no podman"))?;
-        let environment = namespace.map_or_else(host_environment, |namespace| namespace.environment.clone());
+        let environment = namespace.map_or_else(host_environment, PodmanNamespace::environment);
         Ok(Self { plan, run, program, environment })
     }
 
@@ -260,7 +197,8 @@ pub fn remove(podman: &Path, run: &str) -> Result<()> {
             break;
         }
     }
-    result
+    // podman looks for it in a view that ended with the launcher.
+    result.and(cgroup::remove_named(&cgroup_name(run)))
 }
 
 fn remove_once(podman: &Path, run: &str) -> Result<()> {
