@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use harness::layout::{Layer, image};
 use harness::{Jar, Outcome, SECRET, finish, is_root, skip, system_program, unpacked_root};
 use serde_json::Value;
 
@@ -63,7 +64,10 @@ fn normalised(jar: &Jar, mut config: Value) -> Value {
     }
     let text = config.to_string().replace(jar.text("").trim_end_matches('/'), "$JAR");
     // Which place the project has among the mounts depends on the optional ones.
-    let text = (0..40).fold(text, |text, place| text.replace(&format!("shadows/{place}:"), "shadows/N:"));
+    let text = (0..40).fold(text, |text, place| {
+        let named = |end: char| (format!("shadows/{place}{end}"), format!("shadows/N{end}"));
+        [':', '"'].map(named).iter().fold(text, |text, (its, shown)| text.replace(its, shown))
+    });
     serde_json::from_str(&text).expect("still JSON")
 }
 
@@ -114,13 +118,18 @@ fn by_schema(jar: &Jar, files: &[&Path]) -> Option<Outcome> {
 fn bundles_are_valid_by_the_specifications_schema() {
     let jar = Jar::new();
     let root = unpacked_root(&jar, &[]).to_string_lossy().into_owned();
+    let image = image(&jar, "layout", &[Layer::new().tree(Path::new(&root)).bytes()]);
     let mut files = Vec::new();
     // Those that are being renewed are looked at in the next run of the tests.
     for (name, text) in GOLDEN.into_iter().filter(|_| renewed_to().is_none()) {
         jar.write(name, text);
         files.push(jar.path(name));
     }
-    for (name, options) in [("fresh-host.json", &[][..]), ("fresh-directory.json", &["--rootfs", &root])] {
+    for (name, options) in [
+        ("fresh-host.json", &[][..]),
+        ("fresh-directory.json", &["--rootfs", &root]),
+        ("fresh-image.json", &["--image", &image]),
+    ] {
         let config = bundle_with(&jar, options, &["true"]);
         jar.write(name, &config.to_string());
         files.push(jar.path(name));
@@ -190,26 +199,49 @@ fn an_output_that_is_not_empty_is_refused() {
     assert_eq!(harness::names_in(Path::new(&output)), ["precious"]);
 }
 
-#[test]
-fn a_plain_runtime_gives_the_same_view() {
+/// What the agent sees: itself, its rights, its mounts, its files.
+const LOOK: &str = r#"
+id; pwd; env | sort; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status
+while read -r id parent device root target flags rest; do
+    # The flags of /, devices and masked files are the runtime's own.
+    case $target in
+        /workspace*|/home*|/usr|/tmp|/run*) echo "mount $target ${flags%,idmapped}";;
+        *) echo "mount $target";;
+    esac
+done < /proc/self/mountinfo | sort
+ls -A / /etc /workspace /workspace/project; cat /workspace/project/.env
+grep -c : /proc/net/dev; ls -l /proc/self/fd | grep -c '[0-9] ->'
+cd /workspace/group; cat from-the-host
+echo x > made && rm made && echo the group is writable
+for path in /workspace/project/made /usr/made /made; do (echo x > $path) 2>/dev/null || echo "$path is not"; done
+"#;
+/// The programs that it needs.
+const LOOKERS: [&str; 7] = ["id", "env", "sort", "grep", "ls", "cat", "rm"];
+
+/// The bundle under a plain runtime. On hosts with hybrid cgroups one runs only
+/// where it sees version 2 alone.
+fn plain(jar: &Jar, runtime: &Path, options: &[&str]) -> Outcome {
+    let script = "mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args([if is_root() { "-m" } else { "-UrmC" }, "sh", "-c", script, "sh"]).arg(runtime);
+    command.arg("--root").arg(jar.path("state")).args(options).args(["run", "--bundle"]);
+    command.arg(jar.path("bundle")).arg(format!("plain-{}", std::process::id()));
+    jar.surround(&mut command);
+    finish(command, b"")
+}
+
+fn gives_the_same_view(jar: &Jar, options: &[&str]) {
     let (Some(crun), Some(_)) = (system_program("crun"), system_program("unshare")) else {
         skip("crun and unshare, to run the bundle without belljar");
         return;
     };
-    let jar = Jar::new();
-    // What the agent sees: itself, its rights, its mounts, its files.
-    let look = "id; pwd; env | sort; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; \
-        awk '{print $5}' /proc/self/mountinfo | sort; ls -A / /etc /dev /workspace /workspace/project; cat /workspace/project/.env; \
-        cat /proc/net/dev | grep -c :; ls -l /proc/self/fd | grep -c '[0-9] ->'";
-    bundle(&jar, &["sh", "-c", look]);
-    let ours = jar.run(&["-e", "A=b", "--pids", "100"], &["sh", "-c", look]).success().out();
-    assert!(!ours.contains(SECRET) && ours.contains("uid=1000"));
-    // On hosts with hybrid cgroups crun runs only where it sees version 2 alone.
-    let script = "mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args([if is_root() { "-m" } else { "-UrmC" }, "sh", "-c", script, "sh"]).arg(crun);
-    command.arg("--root").arg(jar.path("state")).args(["--cgroup-manager", "disabled", "run", "--bundle"]);
-    command.arg(jar.path("bundle")).arg(format!("plain-{}", std::process::id()));
+    let mut mounted = vec!["-e", "A=b", "--pids", "100"];
+    mounted.extend(options);
+    jar.run(&mounted, &["sh", "-c", ":"]).success();
+    fs::write(jar.group("main").join("from-the-host"), "from the host\n").expect("write to the group");
+    let ours = jar.run(&mounted, &["sh", "-c", LOOK]).success().out();
+    assert!(!ours.contains(SECRET) && ours.contains("uid=1000") && ours.contains("the group is writable"), "{ours}");
+    bundle_with(jar, options, &["sh", "-c", LOOK]);
     if !is_root() {
         // In that namespace the caller is 0.
         let config = fs::read_to_string(jar.path("bundle/config.json")).expect("read config.json");
@@ -219,7 +251,23 @@ fn a_plain_runtime_gives_the_same_view() {
         }
         fs::write(jar.path("bundle/config.json"), config.to_string()).expect("write config.json");
     }
-    jar.surround(&mut command);
-    let plain = finish(command, b"").success().out();
-    assert_eq!(plain, ours);
+    assert_eq!(plain(jar, &crun, &["--cgroup-manager", "disabled"]).success().out(), ours, "crun with {options:?}");
+    if is_root() {
+        match system_program("runc") {
+            Some(runc) => assert_eq!(plain(jar, &runc, &[]).success().out(), ours, "runc with {options:?}"),
+            None => skip("runc"),
+        }
+    }
+}
+
+#[test]
+fn a_plain_runtime_gives_the_same_view() {
+    gives_the_same_view(&Jar::new(), &[]);
+}
+
+#[test]
+fn a_plain_runtime_gives_the_same_view_of_an_image() {
+    let jar = Jar::new();
+    let reference = image(&jar, "layout", &[Layer::new().tree(&unpacked_root(&jar, &LOOKERS)).bytes()]);
+    gives_the_same_view(&jar, &["--image", &reference]);
 }

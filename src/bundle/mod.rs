@@ -6,7 +6,7 @@ pub mod seccomp;
 mod skeleton;
 mod spec;
 
-pub use output::{write_bundle, write_own_files};
+pub use output::{open_group, write_bundle, write_own_files};
 pub use skeleton::{write_holder, write_layer, write_root, write_shadows};
 pub use spec::{Place, Places, init_arguments, render};
 

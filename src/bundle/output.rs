@@ -3,8 +3,8 @@
 //! is not verified.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
 
 use super::{INIT, Place, Places, render, write_root, write_shadows};
 use crate::config::create_private;
@@ -79,6 +79,11 @@ fn place(plan: &Plan, index: usize, mount: &Mount, output: &Path) -> Result<Opti
             open_directory(&output.join("shadows"))?;
             open_directory(&layer)?;
             write_shadows(plan, index, &layer, source, nix::unistd::geteuid().as_raw())?;
+            if is_root {
+                // The container's ids may not reach the source, which an overlay asks.
+                copy_missing(source, &layer)?;
+                return Ok(Some(Place::Path(layer)));
+            }
             Some(Place::Layers(vec![layer, source.clone()]))
         }
         MountKind::DevNull if is_root && covers_nothing(plan, &mount.target) => Some(Place::LeftOut),
@@ -103,6 +108,49 @@ fn covers_nothing(plan: &Plan, target: &str) -> bool {
         }
         _ => false,
     })
+}
+
+/// Copies the files, links and directories of `source` that `target` does not
+/// have, with their modes and owners.
+fn copy_missing(source: &Path, target: &Path) -> Result<()> {
+    let step = || format!("copy {} to {}", source.display(), target.display());
+    for entry in fs::read_dir(source).step(step)? {
+        let entry = entry.step(step)?;
+        let (from, to) = (entry.path(), target.join(entry.file_name()));
+        let step = || format!("copy {} to {}", from.display(), to.display());
+        let meta = entry.metadata().step(step)?;
+        let there = fs::symlink_metadata(&to);
+        if meta.is_dir() && there.as_ref().map_or(true, fs::Metadata::is_dir) {
+            if there.is_err() {
+                open_directory(&to)?;
+                lchown(&to, Some(meta.uid()), Some(meta.gid())).step(step)?;
+                fs::set_permissions(&to, Permissions::from_mode(meta.mode() & 0o1777)).step(step)?;
+            }
+            copy_missing(&from, &to)?;
+        } else if there.is_err() && meta.is_symlink() {
+            symlink(fs::read_link(&from).step(step)?, &to).step(step)?;
+        } else if there.is_err() && meta.is_file() {
+            fs::copy(&from, &to).step(step)?;
+            lchown(&to, Some(meta.uid()), Some(meta.gid())).step(step)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the group's own directories for root's bundles: a runtime without
+/// id-mapped mounts (runc before 1.2) gives them to an agent that does not own
+/// them. Nobody else reaches them, because `closed` above them is closed; they
+/// stay as they are where it is not.
+pub fn open_group(directories: &[PathBuf], closed: &Path) -> Result<()> {
+    let meta = fs::metadata(closed).step(|| format!("stat {}", closed.display()))?;
+    if meta.mode() & 0o077 != 0 {
+        return Ok(());
+    }
+    for directory in directories.iter().filter(|directory| directory.starts_with(closed)) {
+        fs::set_permissions(directory, Permissions::from_mode(0o777))
+            .step(|| format!("chmod {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes a directory that the container's ids, which own nothing here, may pass.

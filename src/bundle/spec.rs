@@ -195,6 +195,10 @@ fn oci_mount(mount: &Mount, place: Option<Place>) -> Result<Option<OciMount>> {
             ("bind", path)
         }
         (_, Some(Place::Mapped { path, owner: (uid, gid), to })) => {
+            // crun gives a mapped mount that is not read-only only these.
+            let given = options.iter().filter(|option| *option != "ro");
+            let recursive: Vec<String> = given.map(|option| format!("r{option}")).collect();
+            options.extend(recursive);
             options.extend(["rbind", "rprivate"].map(str::to_owned));
             options.push(format!("idmap=uids={uid}-{to}-1;gids={gid}-{to}-1"));
             ("bind", path)

@@ -11,6 +11,7 @@ use crate::bundle;
 use crate::config::create_private;
 use crate::error::Result;
 use crate::gateway::Trust;
+use crate::plan::FileOwnership;
 
 /// Write the plan as an OCI bundle, to review or to run with any runtime.
 ///
@@ -33,6 +34,9 @@ impl Arguments {
         let resolved = plan_with_image(&request, &caller, &dirs)?;
         for directory in &resolved.needed {
             create_private(directory)?;
+        }
+        if resolved.plan.identity.files == FileOwnership::Idmapped {
+            bundle::open_group(&resolved.needed, &dirs.data)?;
         }
         let trust = resolved.gateway.as_ref().map(|parts| Trust::as_it_is(&parts.extra_roots, &dirs)).transpose()?;
         bundle::write_bundle(&resolved.plan, trust.as_ref(), &self.output)?;
