@@ -21,9 +21,7 @@ impl Arguments {
     /// Prints the plan.
     pub fn execute(self) -> Result<u8> {
         let mut request = self.options.request()?;
-        if request.command.is_empty() {
-            request.command = vec!["true".to_owned()];
-        }
+        request.example = vec!["true".to_owned()];
         let (caller, dirs) = surroundings()?;
         let plan = plan::build(&request, &caller, &dirs)?.plan;
         if self.json {

@@ -95,6 +95,7 @@ impl PlanOptions {
             writable_root: self.writable_root,
             backend: self.backend,
             image_place: ImagePlace::Cache,
+            example: Vec::new(),
             runtime: self.runtime,
             egress: self.egress,
             timeout: self.timeout,

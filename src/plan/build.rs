@@ -209,11 +209,14 @@ fn command_of(request: &Request, configured: Option<&[String]>, root: &Choice) -
         Choice::Image(_, image) => [image.config.entrypoint.as_slice(), &image.config.command].concat(),
         Choice::Rootfs(_) => Vec::new(),
     };
-    let command = match (request.command.as_slice(), configured) {
+    let mut command = match (request.command.as_slice(), configured) {
         ([], None) => of_image(),
         ([], Some(configured)) => configured.to_vec(),
         (typed, _) => typed.to_vec(),
     };
+    if command.is_empty() {
+        command.clone_from(&request.example);
+    }
     match command.first() {
         None => Err(Error::usage("no command to run").hint("belljar run -- COMMAND [ARG…]")),
         Some(program) if program.is_empty() => {

@@ -50,6 +50,8 @@ pub struct Request {
     pub workdir: Option<String>,
     /// The command and its arguments.
     pub command: Vec<String>,
+    /// The command where nothing names one: to show a plan needs none.
+    pub example: Vec<String>,
 }
 
 /// How a directory is given to the agent.
