@@ -7,7 +7,7 @@ mod harness;
 use std::process::Command;
 
 use harness::layout::{Layer, Layout, image, programs};
-use harness::{Jar, finish, is_root, names_in, skip, system_program, tree};
+use harness::{Jar, finish, is_root, names_in, skip, system_program, tree, unpacked_root};
 use serde_json::json;
 
 /// Where an image could have a link, that is mounted or generated over.
@@ -118,9 +118,9 @@ fn what_an_image_says_counts_as_far_as_the_plan_shows() {
 #[test]
 fn a_live_run_keeps_its_image() {
     let jar = Jar::new();
-    let reference = image(&jar, "layout", &[programs(&jar).bytes()]);
+    let reference = image(&jar, "layout", &[Layer::new().tree(&unpacked_root(&jar, &["sleep"])).bytes()]);
     jar.call(&["image", "import", &reference]).success();
-    let live = jar.start(&["--image", &reference], &["sh", "-c", "echo ready; read line; cat /srv/data"]);
+    let live = jar.start(&["--image", &reference], &["sh", "-c", "echo ready; exec sleep 1000"]);
     live.wait_for("ready");
     jar.call(&["image", "remove", &reference]).exits(125).says(&["live run"]);
     live.signal(nix::sys::signal::Signal::SIGTERM);

@@ -131,6 +131,11 @@ impl Images {
         Ok(images)
     }
 
+    /// Whether it is in the cache.
+    pub fn has(&self, id: &Digest) -> bool {
+        self.directory.join(id.digits()).join(DESCRIPTION).exists()
+    }
+
     fn load(&self, digits: &str) -> Result<Cached> {
         let directory = self.directory.join(digits);
         let file = directory.join(DESCRIPTION);
@@ -174,8 +179,7 @@ impl Images {
         // Before it is read: what changes meanwhile is read again by the next run.
         let stamp = stamp_of(reference);
         let (image, blobs) = self.open(reference, from, limits, progress)?;
-        let directory = self.directory.join(image.id.digits());
-        if !directory.join(DESCRIPTION).exists() {
+        if !self.has(&image.id) {
             self.unpack(&image, &blobs, limits, progress)?;
         }
         let mut names = self.names()?;
@@ -258,6 +262,7 @@ impl Images {
             },
         };
         let _lock = self.lock()?;
+        let _no_run_begins = runs::hold(&self.dirs)?;
         if let Some(run) = runs::live(&self.dirs)?.into_iter().find(|run| run.image.as_ref() == Some(&image.id)) {
             return Err(Error::refused(format!("the live run {} has the image {}", run.run, image.id))
                 .hint(format!("belljar stop {}", run.run)));

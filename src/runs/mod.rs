@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::image::Images;
 use crate::plan::Plan;
 
 pub use receipt::{Receipt, Status};
@@ -66,6 +67,10 @@ impl RunDirectory {
         // Between making the directory and taking its lock it looks dead.
         let _guard = lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)?;
         bury_those_not_live(dirs, "the machine or the supervisor was stopped")?;
+        if let Some(image) = plan.root.image().filter(|image| !Images::new(dirs).has(image)) {
+            return Err(Error::refused(format!("the image {image} was removed while the run was planned"))
+                .hint("belljar image list"));
+        }
         let (id, path) = make_directory(dirs)?;
         let lock = lock(&path.join(LOCK), FlockArg::LockExclusiveNonblock)?;
         let state = LiveRun {
@@ -130,6 +135,11 @@ fn lock(path: &Path, how: FlockArg) -> Result<Flock<File>> {
         .open(path)
         .step(|| format!("open {}", path.display()))?;
     Flock::lock(file, how).map_err(|(_, errno)| errno).step(|| format!("lock {}", path.display()))
+}
+
+/// While it is held no run begins and none is buried.
+pub fn hold(dirs: &Dirs) -> Result<impl Drop> {
+    lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)
 }
 
 fn is_live(path: &Path) -> bool {
