@@ -81,8 +81,10 @@ def belljar_rows(options, scratch, worker, environment, image, say):
     roots = {"host": [], "directory": ["--rootfs", root], "image": ["--image", image]}
     rows = {}
     for backend in ("crun", "runc", "youki", "podman"):
-        program = shutil.which(backend, path=SEARCH)
-        chosen = ["--backend", "podman"] if backend == "podman" else ["--runtime", backend]
+        # tests/youki builds it beside belljar.
+        built = os.path.join(os.path.dirname(options.belljar), "..", "youki", "bin")
+        program = shutil.which(backend, path=f"{SEARCH}:{built}")
+        chosen = ["--backend", "podman"] if backend == "podman" else ["--runtime", program or backend]
         for kind, more in roots.items():
             name = f"belljar {backend}, {kind}"
             if program is None:

@@ -195,3 +195,42 @@ fn podman_knows_the_run() {
         std::fs::metadata("/dev/null").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).expect("it is there");
     assert_eq!(before, after, "the host's /dev/null has another owner");
 }
+
+/// Mounts, devices, variables and namespaces that the caller's podman gives to
+/// every container are not the agent's.
+#[test]
+fn what_podman_gives_to_every_container_does_not_get_in() {
+    if !has_subordinate_ids() {
+        return;
+    }
+    let Some(podman) = system_program("podman") else { return skip("podman") };
+    let jar = Jar::new();
+    jar.write("host/secret", harness::SECRET);
+    let configuration = jar.write(
+        "containers.conf",
+        &format!(
+            "[containers]\nvolumes = [\"{}:/evil\"]\nenv = [\"EVIL=1\"]\ntz = \"local\"\ninit = true\nnetns = \"host\"\n\
+             utsns = \"host\"\npidns = \"host\"\ndevices = [\"/dev/fuse\"]\ndefault_capabilities = [\"CHOWN\"]\n",
+            jar.text("host")
+        ),
+    );
+    let script = "cat /evil/secret; env | grep EVIL; ls -d /dev/fuse /etc/localtime/.. 2>/dev/null; \
+        while read -r line; do case $line in CapBnd*) echo $line;; esac; done < /proc/self/status; wc -l < /proc/net/dev";
+    let mut command = jar.belljar(["run", "--backend", "podman", "--", "sh", "-c", script]);
+    command.env("CONTAINERS_CONF", &configuration);
+    let outcome = harness::finish(command, b"").success();
+    assert_eq!(outcome.out(), "CapBnd: 0000000000000000\n3\n", "{}", outcome.err());
+    // The control: podman itself does give it.
+    let root = unpacked_root(&jar, &[]);
+    let call = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&podman);
+        command.args(arguments);
+        jar.surround(&mut command);
+        command.env("CONTAINERS_CONF", &configuration);
+        harness::finish(command, b"").success().out()
+    };
+    let container = call(&["create", "--rootfs", &root.to_string_lossy(), "true"]);
+    let shown = call(&["inspect", container.trim()]);
+    call(&["rm", "--force", container.trim()]);
+    assert!(shown.contains("\"Destination\": \"/evil\"") && shown.contains("EVIL=1"), "{shown}");
+}

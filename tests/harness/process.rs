@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::DEADLINE;
+use super::{DEADLINE, SOON};
 
 /// How a program ended, and what it said.
 #[derive(Debug)]
@@ -218,6 +218,13 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        // A killed one leaves its end to the janitor, whose files the test may be
+        // about to remove.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let begun = Instant::now();
+        while begun.elapsed() < SOON && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -2,6 +2,7 @@
 //! launcher, in its mount namespace, so that it sees the staging area and not
 //! the host's changing paths.
 
+mod configuration;
 mod namespace;
 
 use std::ffi::OsString;
@@ -59,12 +60,19 @@ impl<'a> Podman<'a> {
     /// For the run; refused where the plan has no podman.
     pub fn new(plan: &'a Plan, run: &'a str, namespace: Option<&PodmanNamespace>) -> Result<Self> {
         let program = plan.runtime.podman.clone().ok_or_else(|| Error::failed("the plan names no podman"))?;
-        let environment = namespace.map_or_else(host_environment, PodmanNamespace::environment);
+        let mut environment = namespace.map_or_else(host_environment, PodmanNamespace::environment);
+        let file = staged(DIRECTORY).join("containers.conf");
+        configuration::write(&environment, &file)?;
+        environment.retain(|(name, _)| name != configuration::ONLY && name != configuration::ON_TOP);
+        environment.push((configuration::ONLY.into(), file.into()));
         Ok(Self { plan, run, program, environment })
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        if configuration::has_default_mounts(&self.environment) {
+            command.args(["--default-mounts-file", "/dev/null"]);
+        }
         command
             .args(global_arguments(self.plan, &staged(DIRECTORY).join("nothing")))
             .env_clear()
