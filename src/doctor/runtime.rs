@@ -73,8 +73,9 @@ fn podman(caller: &Caller) -> Finding {
         }
         // crun suffices.
         Err(error) => {
+            let state = if find_program("podman").is_some() { State::Limited } else { State::Ok };
             let found = [vec![error.what], error.causes].concat().join("; ");
-            Finding { mend: error.hint, ..Finding::new("podman", State::Ok, found, matters, None) }
+            Finding { mend: error.hint, ..Finding::new("podman", state, found, matters, None) }
         }
     }
 }

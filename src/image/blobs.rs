@@ -69,8 +69,14 @@ impl Blobs {
         }
         let (mut parts, mut links) = (HashMap::new(), HashMap::new());
         let mut archive = tar::Archive::new(&file);
-        for entry in archive.entries_with_seek().refuse(step)? {
-            let entry = entry.refuse(step)?;
+        // What tar says of a broken header is the header, and so the file's content.
+        let damaged = |_| {
+            Error::refused(step())
+                .because("it is no tar archive, or it is damaged")
+                .hint("podman save --format oci-archive writes one, or --format docker-archive")
+        };
+        for entry in archive.entries_with_seek().map_err(damaged)? {
+            let entry = entry.map_err(damaged)?;
             let Some(name) = normal(&entry.path().refuse(step)?) else { continue };
             match entry.header().entry_type() {
                 tar::EntryType::Regular => {

@@ -60,7 +60,9 @@ fn read(blobs: &Blobs, what: &str, digest: &Digest) -> Result<Vec<u8>> {
 
 /// The image in an OCI layout: the one that is named `tag`, or the only one.
 pub fn of_layout(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
-    let text = blobs.document(&PathBuf::from("index.json"))?;
+    let text = blobs
+        .document(&PathBuf::from("index.json"))
+        .map_err(|error| error.hint("this reads the OCI layout; what `docker save` writes is docker-archive:FILE"))?;
     let index: ImageIndex = serde_json::from_slice(&text).refuse(|| "read index.json of the image".to_owned())?;
     let name = |descriptor: &Descriptor| descriptor.annotations().as_ref().and_then(|all| all.get(REF_NAME)).cloned();
     let found: Vec<&Descriptor> =
@@ -72,7 +74,8 @@ pub fn of_layout(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
         ([_, ..], None) if names.is_empty() => for_this_platform(&index)?,
         ([], Some(tag)) => {
             return Err(Error::refused(format!("the layout has no image called {}", printable(tag)))
-                .because(format!("it has {}", names.join(", "))));
+                .because(format!("it has {}", names.join(", ")))
+                .hint("one of these after the path, or nothing where there is one only"));
         }
         _ => {
             return Err(Error::refused("the layout has several images")
@@ -159,7 +162,9 @@ struct Saved {
 
 /// The image in an archive of `docker save`.
 pub fn of_docker_archive(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
-    let text = blobs.document(&PathBuf::from("manifest.json"))?;
+    let text = blobs
+        .document(&PathBuf::from("manifest.json"))
+        .map_err(|error| error.hint("this reads what `docker save` writes; the OCI layout is oci-archive:FILE"))?;
     let all: Vec<Saved> = serde_json::from_slice(&text).refuse(|| "read manifest.json of the image".to_owned())?;
     let tags = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
     let found: Vec<&Saved> =
