@@ -4,6 +4,7 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use harness::layout::{Layer, Layout, image, programs};
@@ -219,4 +220,28 @@ fn every_local_source() {
     assert_eq!(jar.run(&["--image", &name], &["id", "-u"]).success().out(), "1000\n");
     assert_eq!(jar.run(&["--image", from_archive.trim()], &["id", "-u"]).success().out(), "1000\n");
     jar.call(&["image", "import", "localhost/no-such-image"]).exits(125).says(&["podman's store does not have it"]);
+}
+
+/// Names at the top mean nothing to those who mount them, and a file there is
+/// found: many an entrypoint is one.
+#[test]
+fn what_lies_at_the_top_of_an_image_is_there() {
+    let jar = Jar::new();
+    let strange = ["we:ird", "com,ma", "new\nline", "qu\"ote", "sp ace", "-dash", "name=value"];
+    let own = strange.iter().fold(Layer::new(), |layer, name| layer.file(&format!("{name}/own"), "of the image\n"));
+    let own = own.entry(tar::EntryType::Regular, b"start.sh", b"", 0o755, b"#!/bin/sh\necho \"started with $*\"\n");
+    let mut layout = Layout::new(&jar, "layout");
+    layout.layer(&programs(&jar).bytes());
+    layout.layer(&own.bytes());
+    let reference = layout.finish(json!({"Entrypoint": ["/start.sh"], "Cmd": ["its", "command"]}));
+    let outcome = jar.call(&["run", "--image", &reference]).success();
+    assert_eq!(outcome.out(), "started with its command\n");
+    let script = "for each in /*/own; do echo \"$each\"; done; echo x > /start.sh";
+    let outcome = jar.run(&["--image", &reference], &["sh", "-c", script]).exits(2);
+    let out = outcome.out();
+    let found: BTreeSet<&str> = out.split_terminator("/own\n").map(|path| path.trim_start_matches('/')).collect();
+    assert_eq!(found, BTreeSet::from(strange));
+    let many = (0..300).fold(Layer::new(), |layer, number| layer.file(&format!("file-{number}"), ""));
+    let reference = image(&jar, "many", &[programs(&jar).bytes(), many.bytes()]);
+    jar.run(&["--image", &reference], &["true"]).exits(125).says(&["entries at its top", "256 at most"]);
 }

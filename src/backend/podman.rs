@@ -63,7 +63,7 @@ pub fn create_arguments(
     staging: &Path,
     places: &[Option<Place>],
     open_files: OpenFiles,
-) -> Result<Vec<OsString>> {
+) -> Vec<OsString> {
     let own = staging.join(DIRECTORY);
     let text = |text: &str| OsString::from(text);
     let mut arguments = vec![
@@ -130,7 +130,7 @@ pub fn create_arguments(
     }
     for (mount, place) in plan.mounts.iter().zip(places) {
         if let Some(Place::Path(source)) = place {
-            arguments.extend(volume(mount, source)?);
+            arguments.extend(volume(mount, source));
         }
     }
     for (target, name) in COVERED {
@@ -141,7 +141,7 @@ pub fn create_arguments(
     arguments.push(format!("--entrypoint=[\"{INIT_PATH}\"]").into());
     arguments.push(staging.join("bundle/rootfs").into());
     arguments.extend(init_arguments(plan, HANDSHAKE).into_iter().skip(1).map(OsString::from));
-    Ok(arguments)
+    arguments
 }
 
 const COVER_OPTIONS: &str = "ro,nosuid,nodev,noexec,bind-propagation=rprivate";
@@ -171,7 +171,7 @@ fn user_namespace(plan: &Plan) -> Vec<String> {
 }
 
 /// One `--mount`. Its value is a list with commas; `--volume` has colons instead.
-fn volume(mount: &Mount, source: &Path) -> Result<[OsString; 2]> {
+fn volume(mount: &Mount, source: &Path) -> [OsString; 2] {
     let flags = [
         Some(if mount.readonly { "ro" } else { "rw" }),
         Some("nosuid"),
@@ -180,15 +180,26 @@ fn volume(mount: &Mount, source: &Path) -> Result<[OsString; 2]> {
     ];
     let flags: Vec<&str> = flags.into_iter().flatten().collect();
     let (target, source, flags) = (&mount.target, source.display(), flags.join(","));
-    if !target.contains(',') {
-        let value = format!("type=bind,source={source},destination={target},{flags},bind-propagation=rprivate");
-        return Ok(["--mount".into(), value.into()]);
+    if target.contains(OF_LISTS) {
+        return ["--volume".into(), format!("{source}:{target}:{flags},rprivate").into()];
     }
-    if target.contains(':') {
-        return Err(Error::failed(format!("mount {target}: podman takes no path with both a comma and a colon"))
-            .hint("belljar run --backend crun"));
+    let value = format!("type=bind,source={source},destination={target},{flags},bind-propagation=rprivate");
+    ["--mount".into(), value.into()]
+}
+
+/// What has a meaning in the list that `--mount` takes (RFC 4180).
+const OF_LISTS: [char; 4] = [',', '"', '\n', '\r'];
+
+/// Refuses targets for which podman has no notation.
+pub fn check_targets(mounts: &[Mount]) -> Result<()> {
+    match mounts.iter().find(|mount| mount.target.contains(OF_LISTS) && mount.target.contains(':')) {
+        None => Ok(()),
+        Some(mount) => {
+            let what =
+                format!("mount {}: podman takes no path with a colon and one of , \" and line ends", mount.target);
+            Err(Error::refused(what).hint("belljar run --backend crun"))
+        }
     }
-    Ok(["--volume".into(), format!("{source}:{target}:{flags},rprivate").into()])
 }
 
 /// Directory below the staging area in which podman's handshake socket lies.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::backend;
 use crate::bundle::seccomp;
-use crate::config::{Caller, Config, Dirs, Group, GroupConfig, Groups, RunConfig};
+use crate::config::{Backend, Caller, Config, Dirs, Group, GroupConfig, Groups, RunConfig};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Images, Reference};
 use crate::rootfs::{self, Choice};
@@ -109,6 +109,9 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     notes.extend(unenforced(&limits));
     if let Some(unseen) = runtime.kind.runtime().unseen() {
         notes.push(format!("verify cannot see what {} makes: {unseen}", runtime.path.display()));
+    }
+    if runtime.backend == Backend::Podman {
+        backend::podman::check_targets(&mounts.list)?;
     }
     let shadowed = mounts.shadowed;
     let profile = seccomp::profile()?;

@@ -1,5 +1,5 @@
-//! An unpacked root: each of its top-level directories is bound read-only into
-//! a generated root. Nothing in it decides where a mount goes.
+//! An unpacked root: each of its top-level directories and files is bound read-only
+//! into a generated root. Nothing in it decides where a mount goes.
 
 use std::fs;
 use std::path::Path;
@@ -82,7 +82,10 @@ pub fn fill(
             }
         } else if meta.is_dir() && name == "etc" {
             mounts.add_etc(around, &entry, what, origin)?;
-        } else if meta.is_dir() && !REPLACED.contains(&name.as_str()) {
+        } else if meta.is_dir() && !REPLACED.contains(&name.as_str())
+            // An entrypoint often lies at the top.
+            || meta.is_file() && !TARGETS.contains(&name.as_str())
+        {
             mounts.add_system(around, &entry, (&inside, what), origin)?;
         }
     }
@@ -97,6 +100,9 @@ pub fn fill(
     Ok(())
 }
 
+/// Each entry at the top is a mount.
+const MOST_ENTRIES: usize = 256;
+
 /// The names in the root, sorted.
 fn names(path: &Path) -> Result<Vec<String>> {
     let read = || format!("read the root {}", path.display());
@@ -109,6 +115,10 @@ fn names(path: &Path) -> Result<Vec<String>> {
                 return Err(Error::refused(read()).because(format!("its entry {name} is not UTF-8")));
             }
         }
+    }
+    if names.len() > MOST_ENTRIES {
+        let why = format!("it has {} entries at its top; a root has {MOST_ENTRIES} at most", names.len());
+        return Err(Error::refused(read()).because(why).hint("put them into a directory of the root"));
     }
     names.sort();
     Ok(names)

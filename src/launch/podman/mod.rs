@@ -114,7 +114,7 @@ impl<'a> Podman<'a> {
         init_file: Stamp,
     ) -> Result<Created> {
         let mut create = self.command();
-        create.args(create_arguments(self.plan, self.run, Path::new(STAGING), places, open_files())?);
+        create.args(create_arguments(self.plan, self.run, Path::new(STAGING), places, open_files()));
         self.call("create", create, channel)?;
         let mut init = self.command();
         init.arg("init").arg(container_name(self.run));
