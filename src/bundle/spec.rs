@@ -144,6 +144,13 @@ pub fn render(plan: &Plan, places: &Places) -> Result<Spec> {
     Ok(spec)
 }
 
+/// The same options for a whole tree: without them crun forgets those of a bind
+/// that is not read-only.
+fn recursive(mount: &Mount, options: &[String]) -> Vec<String> {
+    let given = options.iter().filter(|_| !mount.readonly);
+    given.map(|option| format!("r{option}")).collect()
+}
+
 fn rlimit(kind: PosixRlimitType, soft: u64, hard: u64) -> Result<PosixRlimit> {
     PosixRlimitBuilder::default().typ(kind).hard(hard).soft(soft).build().step(|| "render a resource limit".to_owned())
 }
@@ -191,14 +198,12 @@ fn oci_mount(mount: &Mount, place: Option<Place>) -> Result<Option<OciMount>> {
             ("tmpfs", PathBuf::from("tmpfs"))
         }
         (_, Some(Place::Path(path))) => {
+            options.extend(recursive(mount, &options));
             options.extend(["rbind", "rprivate"].map(str::to_owned));
             ("bind", path)
         }
         (_, Some(Place::Mapped { path, owner: (uid, gid), to })) => {
-            // crun gives a mapped mount that is not read-only only these.
-            let given = options.iter().filter(|option| *option != "ro");
-            let recursive: Vec<String> = given.map(|option| format!("r{option}")).collect();
-            options.extend(recursive);
+            options.extend(recursive(mount, &options));
             options.extend(["rbind", "rprivate"].map(str::to_owned));
             options.push(format!("idmap=uids={uid}-{to}-1;gids={gid}-{to}-1"));
             ("bind", path)
