@@ -72,7 +72,7 @@ fn place(plan: &Plan, index: usize, mount: &Mount, output: &Path) -> Result<Opti
     };
     Ok(match &mount.kind {
         MountKind::Bind { source, .. } if is_root && !plan.is_system(mount) => Some(mapped(source)?),
-        MountKind::Bind { source, .. } => Some(Place::Path(source.clone())),
+        MountKind::Bind { source, .. } => Some(Place::Unstaged(source.clone())),
         MountKind::Merged { source, .. } if is_root && !plan.is_system(mount) => Some(mapped(source)?),
         MountKind::Merged { source, .. } => {
             let layer = output.join("shadows").join(index.to_string());
@@ -82,19 +82,19 @@ fn place(plan: &Plan, index: usize, mount: &Mount, output: &Path) -> Result<Opti
             if is_root {
                 // The container's ids may not reach the source, which an overlay asks.
                 copy_missing(source, &layer)?;
-                return Ok(Some(Place::Path(layer)));
+                return Ok(Some(Place::Unstaged(layer)));
             }
             Some(Place::Layers(vec![layer, source.clone()]))
         }
         MountKind::DevNull if is_root && covers_nothing(plan, &mount.target) => Some(Place::LeftOut),
-        MountKind::DevNull => Some(Place::Path("/dev/null".into())),
+        MountKind::DevNull => Some(Place::Unstaged("/dev/null".into())),
         MountKind::Empty => {
             let empty = output.join("empty");
             create_private(&empty)?;
             fs::set_permissions(&empty, Permissions::from_mode(0o000)).step(|| format!("chmod {}", empty.display()))?;
-            Some(Place::Path(empty))
+            Some(Place::Unstaged(empty))
         }
-        MountKind::Generated { .. } => Some(Place::Path(output.join("belljar"))),
+        MountKind::Generated { .. } => Some(Place::Unstaged(output.join("belljar"))),
         _ => None,
     })
 }

@@ -39,8 +39,10 @@ pub struct Places {
 /// What is mounted for one mount of the plan.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// A file or directory.
+    /// A file or directory, staged with the mount's flags.
     Path(PathBuf),
+    /// A file or directory of the host.
+    Unstaged(PathBuf),
     /// A file or directory whose owner on disk becomes a host id (crun's mount
     /// option `idmap`).
     Mapped {
@@ -198,6 +200,10 @@ fn oci_mount(mount: &Mount, place: Option<Place>) -> Result<Option<OciMount>> {
             ("tmpfs", PathBuf::from("tmpfs"))
         }
         (_, Some(Place::Path(path))) => {
+            options.extend(["rbind", "rprivate"].map(str::to_owned));
+            ("bind", path)
+        }
+        (_, Some(Place::Unstaged(path))) => {
             options.extend(recursive(mount, &options));
             options.extend(["rbind", "rprivate"].map(str::to_owned));
             ("bind", path)

@@ -70,12 +70,14 @@ pub struct Container {
     /// Whether the runtime ends with the container.
     stay: Stay,
     gateway_serves: bool,
+    /// What the runtime itself has executed, as far as it was seen.
+    programs: verify::Programs,
 }
 
 impl Container {
     /// What was started.
     pub fn new(runtime: Child, stay: Stay, line: Line, below: Below) -> Self {
-        Self { runtime, line, below, stay, gateway_serves: false }
+        Self { runtime, line, below, stay, gateway_serves: false, programs: verify::Programs::new() }
     }
 
     /// Waits for the init's report, and meanwhile for the terminal, the
@@ -144,9 +146,9 @@ impl Container {
     }
 
     /// A program that is neither the init nor the runtime's own, as PID 1.
-    fn stranger_as_pid_1(&self) -> Option<String> {
+    fn stranger_as_pid_1(&mut self) -> Option<String> {
         match &self.below {
-            Below::OwnNamespace => verify::stranger_as_pid_1(),
+            Below::OwnNamespace => verify::stranger_as_pid_1(&mut self.programs),
             Below::Podman(created) => verify::stranger_as(created.init, &created.programs),
         }
     }

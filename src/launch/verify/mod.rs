@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-pub use self::stranger::{stranger_as, stranger_as_pid_1};
+pub use self::stranger::{Programs, stranger_as, stranger_as_pid_1};
 
 use self::mounts::check_mounts;
 use self::process::{

@@ -20,13 +20,17 @@ pub fn stranger_as(pid: Pid, programs: &[Stamp; 2]) -> Option<String> {
         .then(|| format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
 }
 
+/// Programs by device and inode.
+pub type Programs = Vec<(u64, u64)>;
+
 /// While the init has not reported: a PID 1 of a process namespace below ours
 /// that runs neither the init nor what the runtime itself runs (it is a copy of
-/// the runtime until it executes the init) is a cheat.
-pub fn stranger_as_pid_1() -> Option<String> {
+/// the runtime until it executes the init) is a cheat. `ours` are the runtime's
+/// programs; it may end before that copy executes the init, so they are kept.
+pub fn stranger_as_pid_1(ours: &mut Programs) -> Option<String> {
     let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     let init = identity(&staged("belljar/init"))?;
-    let mut ours = Vec::new();
+    ours.extend(identity(&staged("runtime")));
     let mut first = Vec::new();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let process = entry.path();
@@ -40,6 +44,8 @@ pub fn stranger_as_pid_1() -> Option<String> {
             _ => {}
         }
     }
+    ours.sort_unstable();
+    ours.dedup();
     let (_, stranger) = first.into_iter().find(|(exe, _)| *exe != init && !ours.contains(exe))?;
     let name = fs::read_link(&stranger).unwrap_or_default();
     Some(format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
