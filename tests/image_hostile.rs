@@ -216,6 +216,42 @@ fn too_many_entries_and_too_many_bytes_are_refused() {
 }
 
 /// 300 MiB of nothing in a few kilobytes.
+/// What belongs to an entry's header is read into memory as a whole, and is as long
+/// as the layer says.
+#[test]
+fn a_bomb_in_the_headers_is_refused() {
+    let jar = jar();
+    for (number, kind) in [EntryType::XHeader, EntryType::GNULongName, EntryType::GNULongLink].into_iter().enumerate() {
+        let layer = Layer::new().entry(kind, b"header", b"", 0o644, &vec![0u8; 4 << 20]).file("srv/x", "");
+        let reference = image(&jar, &format!("headers-{number}"), &[layer.bytes()]);
+        jar.call(&["image", "import", &reference]).exits(125).says(&["headers of more than 1 MiB"]);
+    }
+    nothing_is_cached(&jar);
+}
+
+/// A hole of a sparse file is written out: it counts as what it comes to, while it
+/// is written and not afterwards.
+#[test]
+fn a_sparse_file_is_a_bomb_too() {
+    let jar = jar();
+    let size = 1u64 << 40;
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_path("srv/sparse").expect("a short name");
+    header.set_mode(0o644);
+    header.set_size(0);
+    let gnu = header.as_gnu_mut().expect("it is a GNU header");
+    gnu.set_real_size(size);
+    gnu.sparse[0].set_offset(size);
+    gnu.sparse[0].set_length(0);
+    header.set_cksum();
+    let mut layer = header.as_bytes().to_vec();
+    layer.extend([0u8; 1024]);
+    let reference = image(&jar, "sparse", &[layer]);
+    jar.call(&["image", "import", &reference]).exits(125).says(&["grows too much"]);
+    nothing_is_cached(&jar);
+}
+
 #[test]
 fn a_decompression_bomb_is_refused() {
     let jar = jar();

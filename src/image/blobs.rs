@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::compression::Decompressed;
+use super::meter::{HEADERS, Meter, Metered};
 use crate::error::{Context, Error, Result};
 
 /// Longest JSON document of an image, in bytes (OCI distribution spec: registries
@@ -68,7 +69,8 @@ impl Blobs {
             file.seek(SeekFrom::Start(0)).step(step)?;
         }
         let (mut parts, mut links) = (HashMap::new(), HashMap::new());
-        let mut archive = tar::Archive::new(&file);
+        let meter = Meter::new();
+        let mut archive = tar::Archive::new(Metered::new(&file, &meter));
         // What tar says of a broken header is the header, and so the file's content.
         let damaged = |_| {
             Error::refused(step())
@@ -77,6 +79,7 @@ impl Blobs {
         };
         for entry in archive.entries_with_seek().map_err(damaged)? {
             let entry = entry.map_err(damaged)?;
+            meter.allow(HEADERS);
             let Some(name) = normal(&entry.path().refuse(step)?) else { continue };
             match entry.header().entry_type() {
                 tar::EntryType::Regular => {

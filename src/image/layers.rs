@@ -13,6 +13,9 @@ use super::unpack::{UnpackLimits, Unpacked, Unpacker};
 use super::{Blobs, Progress, Verified};
 use crate::error::{Context, Error, Result};
 
+/// Bytes after the end of a layer's archive: tools fill their last block.
+const MOST_TRAILING: u64 = 64 << 20;
+
 /// Unpacks all layers into `root`, an empty directory.
 pub fn unpack(
     image: &Image,
@@ -32,6 +35,11 @@ pub fn unpack(
         let packed = Verified::new(Counted { inner: blobs.open(&layer.part)?, bytes: Rc::clone(&bytes), progress });
         let mut plain = Verified::new(Decompressed::new(packed).refuse(read)?);
         unpacker.layer(&mut plain, || bytes.get()).map_err(|error| error.because(&what))?;
+        let trailing = io::copy(&mut (&mut plain).take(MOST_TRAILING + 1), &mut io::sink()).refuse(read)?;
+        if trailing > MOST_TRAILING {
+            return Err(Error::refused(format!("{what} goes on for more than {MOST_TRAILING} bytes after its end"))
+                .hint("build the image again; belljar unpacks no part of one that it refuses"));
+        }
         let packed = plain.finish(&what, &layer.diff_id)?.into_inner().refuse(read)?;
         let Some((digest, size)) = &layer.packed else { continue };
         if packed.passed() != *size {

@@ -7,6 +7,7 @@ mod digest;
 mod fetch;
 mod layers;
 mod manifest;
+mod meter;
 mod progress;
 mod reference;
 mod remove;

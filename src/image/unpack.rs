@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
 use tar::{Entry, EntryType};
 
+use super::meter::{HEADERS, Meter, Metered};
 use super::remove;
 use crate::error::{Error, Result, printable};
 
@@ -38,6 +39,8 @@ const SMALL: u64 = 256 << 20;
 /// Components of a path; the kernel takes 4,096 bytes (PATH_MAX).
 const MOST_COMPONENTS: usize = 256;
 const LONGEST_PATH: usize = 4096;
+/// Bytes of the names of all entries, which are kept while an image is unpacked.
+const MOST_NAMES: usize = 256 << 20;
 /// Bytes that are copied at once.
 const PIECE: usize = 64 << 10;
 /// What is left out is named up to this many times.
@@ -67,8 +70,32 @@ pub struct Unpacker {
     directories: BTreeMap<PathBuf, (u32, Option<(Uid, Gid)>)>,
     /// What the layer that is being unpacked has made.
     made: BTreeSet<PathBuf>,
+    /// Bytes of layers, decompressed, that may still be read.
+    unread: u64,
+    /// Bytes of names that may still be kept.
+    names: usize,
     /// The directory of the last entry: most entries follow each other.
     last: Option<(PathBuf, OwnedFd)>,
+}
+
+/// How much a layer may grow when it is unpacked.
+struct Growth<'a> {
+    /// Bytes of the layers before.
+    before: u64,
+    /// Bytes of the image that have been read for this one.
+    compressed: &'a dyn Fn() -> u64,
+}
+
+impl Growth<'_> {
+    fn check(&self, done: u64) -> Result<()> {
+        let (bytes, compressed) = (done - self.before, (self.compressed)());
+        if bytes <= SMALL || bytes / MOST_RATIO <= compressed {
+            return Ok(());
+        }
+        Err(Error::refused("a layer grows too much when it is unpacked")
+            .because(format!("{bytes} bytes out of {compressed}, more than {MOST_RATIO} times as much"))
+            .hint("import it uncompressed, if you trust it: skopeo copy --dest-decompress …"))
+    }
 }
 
 fn refuse(name: &Path, why: impl std::fmt::Display) -> Error {
@@ -88,6 +115,8 @@ impl Unpacker {
             done: Unpacked::default(),
             directories: BTreeMap::new(),
             made: BTreeSet::new(),
+            unread: limits.bytes.saturating_add(limits.entries.saturating_mul(512)),
+            names: MOST_NAMES,
             last: None,
         }
     }
@@ -97,22 +126,27 @@ impl Unpacker {
     pub fn layer(&mut self, layer: impl Read, compressed: impl Fn() -> u64) -> Result<()> {
         self.made.clear();
         let before = self.done.bytes;
-        let mut archive = tar::Archive::new(layer);
-        let entries = archive.entries().map_err(|error| Error::failed("read a layer").because(error))?;
-        for entry in entries {
-            let mut entry = entry.map_err(|error| Error::refused("a layer is no tar archive").because(error))?;
+        let meter = Meter::new();
+        let mut archive = tar::Archive::new(Metered::new(layer, &meter));
+        let mut entries = archive.entries().map_err(|error| Error::failed("read a layer").because(error))?;
+        loop {
+            meter.allow(HEADERS);
+            let Some(entry) = entries.next() else { break };
+            let mut entry = entry.map_err(|error| match meter.left() {
+                0 => Error::refused("an entry of a layer has headers of more than 1 MiB")
+                    .hint("build the image again; no tool writes such headers"),
+                _ => Error::refused("a layer is no tar archive").because(error),
+            })?;
+            meter.allow(self.unread);
             self.done.entries += 1;
             if self.done.entries > self.limits.entries {
                 return Err(Error::refused(format!("the image has more than {} entries", self.limits.entries))
                     .hint("belljar image import --max-files NUMBER, if you trust it"));
             }
-            self.entry(&mut entry)?;
-            let bytes = self.done.bytes - before;
-            if bytes > SMALL && bytes / MOST_RATIO > compressed() {
-                return Err(Error::refused("a layer grows too much when it is unpacked")
-                    .because(format!("{bytes} bytes out of {}, more than {MOST_RATIO} times as much", compressed()))
-                    .hint("import it uncompressed, if you trust it: skopeo copy --dest-decompress …"));
-            }
+            self.entry(&mut entry, &Growth { before, compressed: &compressed })?;
+            // Also of what has no file: nothing of it is left for the next headers.
+            io::copy(&mut entry, &mut io::sink()).map_err(|error| Error::refused("read a layer").because(error))?;
+            self.unread = meter.left();
         }
         Ok(())
     }
@@ -138,9 +172,13 @@ impl Unpacker {
         rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
     }
 
-    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<()> {
+    fn entry(&mut self, entry: &mut Entry<'_, impl Read>, growth: &Growth<'_>) -> Result<()> {
         let typed = PathBuf::from(std::ffi::OsString::from(OsText(&entry.path_bytes())));
         let path = normal(&typed)?;
+        self.names = self.names.checked_sub(path.as_os_str().len()).ok_or_else(|| {
+            Error::refused(format!("the names in the image have more than {} MiB together", MOST_NAMES >> 20))
+                .hint("build the image with fewer or shorter names")
+        })?;
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
@@ -156,7 +194,7 @@ impl Unpacker {
         let mode = entry.header().mode().unwrap_or(0o644);
         match kind {
             EntryType::Directory => self.directory(&path, mode, self.owner(entry)),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(&path, mode, entry),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(&path, mode, entry, growth),
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
                 self.fresh(&path)
@@ -243,7 +281,8 @@ impl Unpacker {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, mode: u32, entry: &mut Entry<'_, impl Read>) -> Result<()> {
+    fn file(&mut self, path: &Path, mode: u32, entry: &mut Entry<'_, impl Read>, growth: &Growth<'_>) -> Result<()> {
+        let done = self.done.bytes;
         let left = self.limits.bytes.saturating_sub(self.done.bytes);
         let header = entry.header();
         let owner = self.owner(entry);
@@ -253,7 +292,8 @@ impl Unpacker {
             let at = this.fresh(path)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(rustix::fs::openat(at, name, flags, Mode::from_raw_mode(0o600))?);
-            let count = copy(&mut entry.take(left.saturating_add(1)), &mut file)?;
+            let goes_on = |count| growth.check(done + count).is_ok();
+            let count = copy(&mut entry.take(left.saturating_add(1)), &mut file, goes_on)?;
             if let Some((uid, gid)) = owner {
                 rustix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
@@ -269,7 +309,7 @@ impl Unpacker {
                 .hint("belljar image import --max-size SIZE, if you trust it"));
         }
         self.done.bytes += count;
-        Ok(())
+        growth.check(self.done.bytes)
     }
 
     /// A second name of a file that is there; never of one outside, which the
@@ -313,12 +353,12 @@ impl Unpacker {
 }
 
 /// Like io::copy, in pieces that are large enough for a layer.
-fn copy(from: &mut impl Read, to: &mut File) -> io::Result<u64> {
+fn copy(from: &mut impl Read, to: &mut File, goes_on: impl Fn(u64) -> bool) -> io::Result<u64> {
     let mut buffer = vec![0u8; PIECE];
     let mut all = 0;
     loop {
         let count = from.read(&mut buffer)?;
-        if count == 0 {
+        if count == 0 || !goes_on(all) {
             return Ok(all);
         }
         io::Write::write_all(to, &buffer[..count])?;
