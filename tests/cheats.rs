@@ -201,6 +201,16 @@ fn a_second_uid_mapped() {
 }
 
 #[test]
+fn one_group_more() {
+    // Without podman an ordinary user's crun may set none, and leaves that out.
+    if !harness::is_root() && !below_podman() {
+        return;
+    }
+    // crun cannot give a group that is not mapped.
+    caught("other-groups", if below_podman() { &["other groups"] } else { &["belljar: error: "] });
+}
+
+#[test]
 fn another_program_instead_of_the_init() {
     caught("other-program", &["PID 1"]);
     caught("short-program", &["PID 1"]);

@@ -93,6 +93,14 @@ pub(super) fn check_status(plan: &Plan, process: &Path, differences: &mut Differ
     for name in ["Uid", "Gid"] {
         differences.compare(name, format!("{id} {id} {id} {id}"), field(name));
     }
+    // Those of the caller, which an ordinary user cannot drop (user_namespaces(7),
+    // setgroups), and no other.
+    let own = read(Path::new("/proc/self/status"))?;
+    let own = own.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    let others: Vec<&str> = status.get("Groups").into_iter().flatten().copied().collect();
+    let others =
+        others.into_iter().filter(|group| *group != id.to_string() && !own.split_whitespace().any(|its| its == *group));
+    differences.compare("other groups", "", others.collect::<Vec<_>>().join(" "));
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         differences.compare(&format!("capability set {name}"), "0000000000000000", field(name));
     }
