@@ -201,6 +201,13 @@ fn a_second_uid_mapped() {
 }
 
 #[test]
+fn what_is_not_even_in_the_configuration_of_others() {
+    caught("other-umask", &["umask: the plan has `0022`"]);
+    caught("other-hostname", &["host name and domain: the plan has `belljar "]);
+    caught("other-personality", &["personality"]);
+}
+
+#[test]
 fn one_group_more() {
     // Without podman an ordinary user's crun may set none, and leaves that out.
     if !harness::is_root() && !below_podman() {

@@ -108,6 +108,12 @@ elif cheat == "second-uid":
     second = 0 if linux["uidMappings"][0]["hostID"] else 1
     for maps in ("uidMappings", "gidMappings"):
         linux[maps].append({"containerID": 0, "hostID": second, "size": 1})
+elif cheat == "other-umask":
+    process["user"]["umask"] = 0
+elif cheat == "other-hostname":
+    spec["hostname"] = "evil"
+elif cheat == "other-personality":
+    linux["personality"] = {"domain": "LINUX32"}
 elif cheat == "other-groups":
     process["user"]["additionalGids"] = [0]
 elif cheat == "other-program":

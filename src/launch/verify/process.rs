@@ -1,15 +1,22 @@
 //! The process that is the container's PID 1: program, ids, namespaces, descriptors.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::process;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
 
 use super::{Differences, Facts, Stamp, below_podman, link, read};
 use crate::backend::podman;
 use crate::bundle::init_arguments;
 use crate::error::{Context, Result};
 use crate::plan::{AGENT_ID, Plan, open_files, process_limit};
+use crate::sys;
 
 /// The program, its arguments, environment and directory.
 pub(super) fn check_process(
@@ -47,6 +54,11 @@ pub(super) fn check_process(
     }
     differences.compare("environment, other than in the plan", "", names(&its, &planned));
     differences.compare("environment, missing or other in the kernel", "", names(&planned, &its));
+    differences.compare("personality", "00000000", read(&process.join("personality"))?.trim());
+    // Nobody sets the domain: it is the host's.
+    let names = rustix::system::uname();
+    let planned = format!("{} {}", plan.hostname, names.domainname().to_string_lossy());
+    differences.compare("host name and domain", planned, names_in(&process.join("ns/uts"))?);
     differences.compare("working directory", &plan.workdir, link(&process.join("cwd"))?);
     let mut cgroup = read(&process.join("cgroup"))?;
     if below_podman(plan) && podman::has_cgroup(plan) {
@@ -66,6 +78,31 @@ pub(super) fn check_process(
         differences.compare("process limit", format!("{value} {value}"), limit("Max processes"));
     }
     Ok(())
+}
+
+/// Host and domain name in a UTS namespace. Only a process in it sees them, and
+/// the launcher could not come back.
+fn names_in(namespace: &Path) -> Result<String> {
+    let step = || format!("verify: read the names of {}", namespace.display());
+    let namespace = File::open(namespace).step(step)?;
+    let (reader, writer) = nix::unistd::pipe().step(step)?;
+    match sys::fork().step(step)? {
+        ForkResult::Child => {
+            let told = setns(&namespace, CloneFlags::CLONE_NEWUTS).is_ok_and(|()| {
+                let names = rustix::system::uname();
+                let names = [names.nodename().to_bytes(), b" ", names.domainname().to_bytes()].concat();
+                File::from(writer).write_all(&names).is_ok()
+            });
+            process::exit(i32::from(!told))
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut names = Vec::new();
+            File::from(reader).read_to_end(&mut names).step(step)?;
+            waitpid(child, None).step(step)?;
+            Ok(String::from_utf8_lossy(&names).into_owned())
+        }
+    }
 }
 
 /// The cgroups of a process with what podman made below the launcher's taken off
@@ -104,6 +141,7 @@ pub(super) fn check_status(plan: &Plan, process: &Path, differences: &mut Differ
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         differences.compare(&format!("capability set {name}"), "0000000000000000", field(name));
     }
+    differences.compare("umask", "0022", field("Umask"));
     differences.compare("no_new_privs", "1", field("NoNewPrivs"));
     differences.compare("seccomp mode", "2", field("Seccomp"));
     differences.compare(
@@ -175,6 +213,10 @@ pub(super) fn check_namespaces(process: &Path, network: Network, differences: &m
             }
             _ => {}
         }
+    }
+    // Some kernels have none.
+    if let Ok(own) = fs::read_link("/proc/self/ns/time") {
+        differences.compare("time namespace", own.to_string_lossy(), link(&process.join("ns/time"))?);
     }
     Ok(())
 }
