@@ -234,3 +234,23 @@ fn what_podman_gives_to_every_container_does_not_get_in() {
     call(&["rm", "--force", container.trim()]);
     assert!(shown.contains("\"Destination\": \"/evil\"") && shown.contains("EVIL=1"), "{shown}");
 }
+
+/// What the agent writes does not fill the host's disk by podman's log.
+#[test]
+fn podmans_log_has_a_limit() {
+    if !has_subordinate_ids() {
+        return;
+    }
+    let Some(podman) = system_program("podman") else { return skip("podman") };
+    let jar = Jar::new();
+    let script = "head -c 6000000 /dev/zero | tr '\\0' x >&2; echo written; exec sleep 1000";
+    let live = jar.start(&["--backend", "podman"], &["sh", "-c", script]);
+    live.wait_for("written");
+    let run = jar.live_runs().pop().expect("a live run");
+    let mut command = std::process::Command::new(podman);
+    command.args(["inspect", "--format", "{{.HostConfig.LogConfig.Path}}", &format!("belljar-{run}")]);
+    jar.surround(&mut command);
+    let log = harness::finish(command, b"").success().out();
+    let size = std::fs::metadata(log.trim()).expect("podman's log").len();
+    assert!(size > 0 && size < 2_000_000, "{size} bytes");
+}

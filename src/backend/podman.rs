@@ -90,6 +90,8 @@ pub fn create_arguments(
         "--systemd=false",
         "--image-volume=ignore",
         "--log-driver=k8s-file",
+        // conmon begins it anew then: `podman logs` shows the last.
+        "--log-opt=max-size=1mb",
         // Without it podman gives the container its own /dev/null, and crun gives
         // that file of the host to the container's user.
         "--interactive",
