@@ -142,7 +142,9 @@ fn devices_and_fifos_are_left_out() {
     for (kind, name) in [(EntryType::Char, "c"), (EntryType::Block, "b"), (EntryType::Fifo, "f")] {
         layer = device(layer, kind, name);
     }
-    import(&jar, vec![layer]).success();
+    // What a lower layer has in its place does not come back.
+    let lower = Layer::new().file("c", "of the lower layer");
+    import(&jar, vec![lower, layer]).success();
     assert_eq!(names_in(&root(&jar)), ["kept"]);
     let listed = jar.call(&["image", "list", "--json"]).success().json();
     assert_eq!(listed[0]["left_out"], 3);

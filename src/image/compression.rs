@@ -20,6 +20,8 @@ pub type Joined<R> = io::Chain<Cursor<Vec<u8>>, R>;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// A frame without data, with which some tools begin; of the first byte four bits.
+const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 const CHUNK: usize = 128 << 10;
 
 impl<R: Read> Decompressed<R> {
@@ -27,7 +29,9 @@ impl<R: Read> Decompressed<R> {
     pub fn new(mut inner: R) -> io::Result<Self> {
         let mut start = Vec::with_capacity(ZSTD.len());
         inner.by_ref().take(ZSTD.len() as u64).read_to_end(&mut start)?;
-        let (gzip, zstd) = (start.starts_with(&GZIP), start.starts_with(&ZSTD));
+        let skippable =
+            start.len() == SKIPPABLE.len() && start[0] & 0xf0 == SKIPPABLE[0] && start[1..] == SKIPPABLE[1..];
+        let (gzip, zstd) = (start.starts_with(&GZIP), start.starts_with(&ZSTD) || skippable);
         let joined = BufReader::with_capacity(CHUNK, Cursor::new(start).chain(inner));
         Ok(match (gzip, zstd) {
             (true, _) => Self::Gzip(Box::new(MultiGzDecoder::new(joined))),

@@ -58,6 +58,16 @@ fn read(blobs: &Blobs, what: &str, digest: &Digest) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The same, whose length is the descriptor's too.
+fn described(blobs: &Blobs, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let text = read(blobs, what, &digest_of(descriptor)?)?;
+    if text.len() as u64 != descriptor.size() {
+        let why = format!("it has {} bytes, its descriptor says {}", text.len(), descriptor.size());
+        return Err(Error::refused(format!("the image's {what} is not what its descriptor says")).because(why));
+    }
+    Ok(text)
+}
+
 /// The image in an OCI layout: the one that is named `tag`, or the only one.
 pub fn of_layout(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
     let text = blobs
@@ -98,15 +108,16 @@ fn for_this_platform(index: &ImageIndex) -> Result<&Descriptor> {
             .as_ref()
             .is_some_and(|platform| *platform.os() == Os::Linux && *platform.architecture() == arch)
     };
-    index
-        .manifests()
-        .iter()
-        .find(fits)
+    let only = match index.manifests().as_slice() {
+        [one] if one.platform().is_none() => Some(one),
+        _ => None,
+    };
+    only.or_else(|| index.manifests().iter().find(fits))
         .ok_or_else(|| Error::refused(format!("the image has no variant for linux/{arch}")))
 }
 
 fn manifest(blobs: &Blobs, descriptor: &Descriptor, nested: usize) -> Result<Image> {
-    let text = read(blobs, "manifest", &digest_of(descriptor)?)?;
+    let text = described(blobs, "manifest", descriptor)?;
     // The media type may be missing; an index has manifests, a manifest a config.
     if let Ok(index) = serde_json::from_slice::<ImageIndex>(&text) {
         if nested == 0 {
@@ -116,7 +127,7 @@ fn manifest(blobs: &Blobs, descriptor: &Descriptor, nested: usize) -> Result<Ima
     }
     let manifest: ImageManifest = serde_json::from_slice(&text).refuse(|| "read the image's manifest".to_owned())?;
     let id = digest_of(manifest.config())?;
-    let config = configuration(&read(blobs, "configuration", &id)?)?;
+    let config = configuration(&described(blobs, "configuration", manifest.config())?)?;
     let packed = manifest
         .layers()
         .iter()

@@ -208,6 +208,8 @@ impl Unpacker {
                 self.hard_link(&path, &target)
             }
             _ => {
+                // What lower layers have there is replaced all the same.
+                self.fresh(&path).map_err(|error| refuse(&path, error))?;
                 self.done.left_out += 1;
                 if self.done.left_out_names.len() < MOST_NAMED {
                     self.done.left_out_names.push(printable(&path.to_string_lossy()));
