@@ -35,6 +35,8 @@ pub fn fork() -> nix::Result<nix::unistd::ForkResult> {
 pub struct MountAttributes<'a> {
     /// `MOUNT_ATTR_*` bits to set.
     pub set: u64,
+    /// `MOUNT_ATTR_*` bits to clear.
+    pub clear: u64,
     /// A user namespace whose map the mount gets (`MOUNT_ATTR_IDMAP`).
     pub idmap: Option<BorrowedFd<'a>>,
     /// Receives and passes on no mounts any more (MS_PRIVATE).
@@ -48,6 +50,7 @@ pub fn mount_setattr(fd: impl AsFd, attributes: MountAttributes<'_>) -> io::Resu
     // SAFETY: the structure is plain integers, for which zero is valid.
     let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
     attr.attr_set = attributes.set;
+    attr.attr_clr = attributes.clear;
     if attributes.private {
         attr.propagation = libc::MS_PRIVATE;
     }

@@ -32,14 +32,13 @@ pub fn container_name(run: &str) -> String {
     format!("belljar-{run}")
 }
 
-/// Options of every call, before the command: which runtime podman uses, and no
+/// Options of every call, before the command: which runtime podman uses, that
+/// systemd is not asked for cgroups (the run's is there), and no
 /// hooks of the host, which would run with the container's descriptors.
 pub fn global_arguments(plan: &Plan, empty: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["--hooks-dir".into(), empty.into()];
     arguments.extend(["--runtime".into(), plan.runtime.path.clone().into()]);
-    if has_cgroup(plan) {
-        arguments.extend(["--cgroup-manager".into(), "cgroupfs".into()]);
-    }
+    arguments.extend(["--cgroup-manager".into(), "cgroupfs".into()]);
     arguments
 }
 

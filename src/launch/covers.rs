@@ -3,6 +3,7 @@
 //! of the devices, and the mounts that podman insists on.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, umount2};
@@ -14,6 +15,8 @@ use crate::error::{Context, Result};
 use crate::plan::{MountKind, Plan};
 use crate::sys::{self, MountAttributes};
 
+/// podman 5 makes it read-only where it mounts no tmpfs of its own.
+const DEV: &str = "/dev";
 /// Flags of everything that is covered; and `nodev` where that is no device.
 const ALL: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
 
@@ -34,6 +37,11 @@ fn make_equal_here(plan: &Plan, extra: &[&str]) -> Result<()> {
         umount2(*path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .step(|| format!("take away the mount of {path}, which the plan does not have"))?;
     }
+    if plan.mounts.iter().any(|mount| mount.target == DEV && !mount.readonly) {
+        let step = || format!("let {DEV} be written");
+        let dev = open_path(DEV).step(step)?;
+        change(&dev, MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() }).step(step)?;
+    }
     let devices = plan.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Device));
     let devices = devices.map(|mount| (&mount.target, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC));
     let covered = plan.masked_paths.iter().chain(&plan.readonly_paths).map(|path| (path, ALL));
@@ -42,14 +50,21 @@ fn make_equal_here(plan: &Plan, extra: &[&str]) -> Result<()> {
 
 fn restrict(path: &str, flags: u64) -> Result<()> {
     let step = || format!("restrict what is mounted at {path}");
-    let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(Path::new(path), how, Mode::empty()).step(step)?;
+    let file = open_path(path).step(step)?;
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file).step(step)?.st_mode);
     // `nodev` on a device would make opening it fail.
     let nodev = if kind.is_char_device() { 0 } else { libc::MOUNT_ATTR_NODEV };
-    match sys::mount_setattr(&file, MountAttributes { set: flags | nodev, ..MountAttributes::default() }) {
+    change(&file, MountAttributes { set: flags | nodev, ..MountAttributes::default() }).step(step)
+}
+
+fn change(file: &OwnedFd, attributes: MountAttributes) -> std::io::Result<()> {
+    match sys::mount_setattr(file, attributes) {
         // Nothing is mounted there: verify says so, with everything else that is missing.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        done => done.step(step),
+        done => done,
     }
+}
+
+fn open_path(path: &str) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(Path::new(path), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

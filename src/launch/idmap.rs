@@ -55,7 +55,8 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
             );
         }
         let tree = clone_tree(file, source, submounts > 0)?;
-        let mut attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
+        let mut attributes =
+            MountAttributes { set: restrictions(mount), private: true, recursive: true, ..MountAttributes::default() };
         sys::mount_setattr(&tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
         let of_image = matches!(&plan.root.kind, RootKind::Image { path, .. } if source.starts_with(path));
         if !system || of_image {
@@ -67,7 +68,7 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
                 _ => Owners::One { uid: stat.st_uid, gid: stat.st_gid, to: plan.identity.host_uid },
             };
             let namespace = namespaces.get(owners)?;
-            attributes = MountAttributes { set: 0, private: false, recursive: false, idmap: Some(namespace.as_fd()) };
+            attributes = MountAttributes { idmap: Some(namespace.as_fd()), ..MountAttributes::default() };
             if let Err(error) = sys::mount_setattr(&tree, attributes) {
                 without_idmap(plan, mount, source, error)?;
             }
@@ -84,8 +85,8 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
         let attributes = MountAttributes {
             set: libc::MOUNT_ATTR_RDONLY,
             private: true,
-            recursive: false,
             idmap: Some(namespace.as_fd()),
+            ..MountAttributes::default()
         };
         // Without id-mapped mounts it is run with the permissions that it has.
         let _ = sys::mount_setattr(&tree, attributes);

@@ -212,7 +212,8 @@ pub fn restrictions(mount: &Mount) -> u64 {
 }
 
 pub fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
-    let attributes = MountAttributes { set: restrictions(mount), private: true, recursive: true, idmap: None };
+    let attributes =
+        MountAttributes { set: restrictions(mount), private: true, recursive: true, ..MountAttributes::default() };
     sys::mount_setattr(tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
     if directory {
         fs::create_dir(target).step(|| format!("make directory {}", target.display()))?;

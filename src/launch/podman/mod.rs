@@ -44,6 +44,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Generations of processes that are ended at most.
 const ROUNDS: usize = 64;
 
+/// Where a session's D-Bus is (dbus-daemon(1)), and an address where none is.
+const SESSION_BUS: &str = "DBUS_SESSION_BUS_ADDRESS";
+const NO_BUS: &str = "unix:path=/dev/null/none";
+
 /// How often a container is removed that will not go.
 const TRIES: usize = 4;
 
@@ -65,6 +69,10 @@ impl<'a> Podman<'a> {
         configuration::write(&environment, &file)?;
         environment.retain(|(name, _)| name != configuration::ONLY && name != configuration::ON_TOP);
         environment.push((configuration::ONLY.into(), file.into()));
+        // An ordinary user's podman has systemd move it, and so the agent, into a
+        // scope outside the run's cgroup, wherever it reaches the user's manager.
+        environment.retain(|(name, _)| name != SESSION_BUS);
+        environment.push((SESSION_BUS.into(), NO_BUS.into()));
         Ok(Self { plan, run, program, environment })
     }
 
