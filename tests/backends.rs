@@ -30,9 +30,10 @@ pwd; umask; ls -l /proc/self/fd | while read -r a b c d e f g h fd rest; do echo
 "#;
 
 /// The lines of the view that may be other than crun's, by what they begin with.
-const EXPLAINED: [(&str, &str); 2] = [
+const EXPLAINED: [(&str, &str); 3] = [
     ("uid_map", "runc and youki need the container's id 0 mapped; podman's keep-id maps ids around the agent's"),
     ("path /dev/core", "runc and youki make no link to /proc/kcore, which is masked"),
+    ("path /dev/kcore", "youki's name of that link, where the kernel has the file"),
 ];
 /// Most lines that may differ, of runtimes and of podman.
 const MOST: usize = 6;
