@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use harness::layout::{Layer, Layout, gzip, image};
 use harness::{Jar, Outcome, names_in, tree};
+use serde_json::json;
 use tar::EntryType;
 
 /// What must not be reached from inside of an image.
@@ -372,4 +373,23 @@ fn what_a_killed_import_left_does_not_count_and_is_cleaned_up() {
     jar.call(&["image", "import", &reference]).success();
     let left = names_in(&jar.path("belljar/data/images"));
     assert!(!left.iter().any(|name| name.starts_with(".new")), "{left:?}");
+}
+
+#[test]
+fn an_image_for_another_machine_and_an_empty_layout_are_refused_with_the_reason() {
+    let jar = jar();
+    let mut layout = Layout::new(&jar, "layout");
+    layout.layer(&Layer::new().bytes());
+    let reference = layout.finish_for("s390x", json!({}));
+    jar.call(&["image", "import", &reference])
+        .exits(125)
+        .says(&["the image is for linux/s390x, this machine is linux/", "--platform linux/"]);
+    // One that says nothing of its machine is taken.
+    let reference = layout.finish_for("", json!({}));
+    jar.call(&["image", "import", &reference]).success();
+
+    let empty = Layout::new(&jar, "empty");
+    fs::write(empty.path.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).expect("write the index");
+    let reference = format!("oci:{}", empty.path.display());
+    jar.call(&["image", "import", &reference]).exits(125).says(&["the layout has no image"]);
 }

@@ -74,7 +74,7 @@ impl Blobs {
         // What tar says of a broken header is the header, and so the file's content.
         let damaged = |_| {
             Error::refused(step())
-                .because("it is no tar archive, or it is damaged")
+                .because("it is no tar archive, plain or compressed with gzip or zstd, or it is damaged")
                 .hint("podman save --format oci-archive writes one, or --format docker-archive")
         };
         for entry in archive.entries_with_seek().map_err(damaged)? {

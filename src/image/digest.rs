@@ -23,7 +23,7 @@ impl Digest {
         let good = digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if !good {
             return Err(Error::refused(format!("`{}` is no sha256 digest", crate::error::printable(text)))
-                .hint("sha256: and 64 hexadecimal digits"));
+                .hint("sha256: and 64 hexadecimal digits in lower case; of an image in the cache the first 12 do"));
         }
         Ok(Self(digits.to_owned()))
     }

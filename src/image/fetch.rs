@@ -58,8 +58,7 @@ fn save_from_podman(podman: &Path, name: &str, file: &Path, progress: &Progress)
 fn from_registry(name: &str, file: &Path, podman: Option<&Path>, progress: &Progress) -> Result<()> {
     progress.say(&format!("pulling {name}"));
     if let Some(podman) = podman {
-        call(podman, &["pull", "--quiet", name])
-            .map_err(|error| error.hint("podman login REGISTRY, where it wants to know who you are"))?;
+        call(podman, &["pull", "--quiet", name]).map_err(|error| not_pulled(name, &error))?;
         return save_from_podman(podman, name, file, progress);
     }
     let skopeo = find_program("skopeo").ok_or_else(|| {
@@ -68,6 +67,18 @@ fn from_registry(name: &str, file: &Path, podman: Option<&Path>, progress: &Prog
             .hint("apt-get install skopeo")
     })?;
     call(&skopeo, &["copy", "--quiet", &format!("docker://{name}"), &format!("oci-archive:{}", file.display())])
+        .map_err(|error| not_pulled(name, &error))
+}
+
+fn not_pulled(name: &str, error: &Error) -> Error {
+    let of_access = ["unauthorized", "denied", "authentication", "forbidden"];
+    let said = error.causes.join(" ").to_lowercase();
+    let hint = match of_access.iter().any(|word| said.contains(word)) {
+        true => "podman login REGISTRY",
+        false => "is the registry there, and the name right?",
+    };
+    let pull = Error::failed(format!("pull the image {name}")).because(&error.what);
+    error.causes.iter().fold(pull, Error::because).hint(hint)
 }
 
 /// Calls a program to its end; what it says on stderr is in the error.

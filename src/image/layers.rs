@@ -29,7 +29,7 @@ pub fn unpack(
     let mut unpacker = Unpacker::new(directory, limits);
     for (number, layer) in image.layers.iter().enumerate() {
         let what = format!("layer {} of {}", number + 1, image.layers.len());
-        progress.say(&format!("unpacking {what}"));
+        progress.count(&format!("unpacking {what}"));
         let read = || format!("read {what}");
         let bytes = Rc::new(Cell::new(0));
         let packed = Verified::new(Counted { inner: blobs.open(&layer.part)?, bytes: Rc::clone(&bytes), progress });

@@ -87,6 +87,7 @@ pub fn of_layout(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
                 .because(format!("it has {}", names.join(", ")))
                 .hint("one of these after the path, or nothing where there is one only"));
         }
+        ([], None) => return Err(Error::refused("the layout has no image").because("its index.json lists none")),
         _ => {
             return Err(Error::refused("the layout has several images")
                 .because(format!("they are called {}", names.join(", ")))
@@ -96,12 +97,22 @@ pub fn of_layout(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
     manifest(blobs, descriptor, MOST_NESTED)
 }
 
-fn for_this_platform(index: &ImageIndex) -> Result<&Descriptor> {
-    let arch = match std::env::consts::ARCH {
+fn own_architecture() -> Arch {
+    match std::env::consts::ARCH {
         "x86_64" => Arch::Amd64,
         "aarch64" => Arch::ARM64,
         other => Arch::from(other),
-    };
+    }
+}
+
+/// Whether programs of that architecture run here. Some tools leave it out.
+fn runs_here(arch: &Arch) -> bool {
+    let own = own_architecture();
+    *arch == own || (own == Arch::Amd64 && *arch == Arch::i386) || arch.to_string().is_empty()
+}
+
+fn for_this_platform(index: &ImageIndex) -> Result<&Descriptor> {
+    let arch = own_architecture();
     let fits = |descriptor: &&Descriptor| {
         descriptor
             .platform()
@@ -145,6 +156,11 @@ fn configuration(text: &[u8]) -> Result<ImageConfiguration> {
     if *config.os() != Os::Linux {
         return Err(Error::refused(format!("the image is for {}, not for Linux", config.os())));
     }
+    if !runs_here(config.architecture()) {
+        let (its, own) = (printable(&config.architecture().to_string()), own_architecture());
+        return Err(Error::refused(format!("the image is for linux/{its}, this machine is linux/{own}"))
+            .hint(format!("podman pull --platform linux/{own} NAME, and import that")));
+    }
     Ok(config)
 }
 
@@ -182,9 +198,11 @@ pub fn of_docker_archive(blobs: &Blobs, tag: Option<&str>) -> Result<Image> {
         all.iter().filter(|saved| tag.is_none_or(|tag| tags(saved).iter().any(|have| have == tag))).collect();
     let [saved] = found.as_slice() else {
         let names = all.iter().flat_map(tags).map(|name| printable(&name)).collect::<Vec<_>>().join(", ");
-        return Err(Error::refused(format!("the archive has {} images that fit", found.len()))
-            .because(format!("they are called {names}"))
-            .hint("name one: docker-archive:FILE:NAME:TAG"));
+        let error = Error::refused(format!("the archive has {} images that fit", found.len()));
+        return Err(match names.is_empty() {
+            true => error.because(format!("it has {} images, and none has a name", all.len())),
+            false => error.because(format!("they are called {names}")).hint("name one: docker-archive:FILE:NAME:TAG"),
+        });
     };
     let text = blobs.document(&saved.config)?;
     let config = configuration(&text)?;

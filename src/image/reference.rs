@@ -23,7 +23,10 @@ pub enum Reference {
 
 /// Digits that an id is recognised by at least.
 const SHORTEST_ID: usize = 12;
+const LONGEST_ID: usize = 64;
 const LONGEST: usize = 1024;
+/// Other places that podman knows images in (containers-transports(5)).
+const OTHER_TRANSPORTS: [&str; 5] = ["dir", "docker-daemon", "tarball", "ostree", "sif"];
 
 impl Reference {
     /// Reads what was typed; paths are relative to `here`.
@@ -48,20 +51,35 @@ impl Reference {
             Some(("oci", rest)) => return with(Self::Layout, rest),
             Some(("oci-archive", rest)) => return with(Self::OciArchive, rest),
             Some(("docker-archive", rest)) => return with(Self::DockerArchive, rest),
-            Some(("sha256", _)) => return Ok(Self::Id(Digest::parse(text)?.digits().to_owned())),
+            Some(("sha256", digits)) => return id(digits).map_or_else(|| Digest::parse(text).map(Self::of), Ok),
+            Some((transport, _)) if OTHER_TRANSPORTS.contains(&transport) => {
+                return Err(Error::usage(format!("`{shown}`: belljar does not read `{transport}:`")).hint(hint));
+            }
             _ => {}
         }
         let name = text.strip_prefix("containers-storage:").unwrap_or(text);
         let name = name.strip_prefix("docker://").unwrap_or(name);
-        if name.len() >= SHORTEST_ID && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return Ok(Self::Id(name.to_owned()));
+        if let Some(id) = id(name) {
+            return Ok(id);
         }
         // Given to other programs as an argument: it must not look like an option.
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/:@+[]".contains(c);
         if !name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') || !name.chars().all(allowed) {
             return Err(Error::usage(format!("`{shown}` names no image")).hint(hint));
         }
+        if let Some((_, digest)) = name.split_once('@') {
+            Digest::parse(digest)?;
+        }
+        if repository(name).contains(|c: char| c.is_ascii_uppercase()) {
+            return Err(Error::usage(format!("`{shown}` names no image"))
+                .because("names of images are in lower case")
+                .hint(hint));
+        }
         Ok(Self::Name(with_tag(name)))
+    }
+
+    fn of(digest: Digest) -> Self {
+        Self::Id(digest.digits().to_owned())
     }
 
     /// The file whose change means another image.
@@ -72,6 +90,22 @@ impl Reference {
             Self::Name(_) | Self::Id(_) => None,
         }
     }
+}
+
+/// An id, or the beginning of one.
+fn id(digits: &str) -> Option<Reference> {
+    let good = (SHORTEST_ID..=LONGEST_ID).contains(&digits.len());
+    (good && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+        .then(|| Reference::Id(digits.to_owned()))
+}
+
+/// What a name has between the registry and the tag or digest.
+fn repository(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    let path = name.split_once('/').filter(|(first, _)| is_registry(first)).map_or(name, |(_, path)| path);
+    let last = path.rfind('/').map_or(0, |at| at + 1);
+    path[last..].find(':').map_or(path, |at| &path[..last + at])
 }
 
 /// A name without tag and digest means the tag `latest`.
@@ -117,6 +151,8 @@ mod tests {
             ("oci-archive:x.tar", Reference::OciArchive("/here/x.tar".into(), None)),
             ("docker-archive:/x.tar:a:b", Reference::DockerArchive("/x.tar".into(), Some("a:b".into()))),
             ("0123456789ab", Reference::Id("0123456789ab".into())),
+            ("sha256:0123456789ab", Reference::Id("0123456789ab".into())),
+            ("Host.example/a:Tag", name("Host.example/a:Tag")),
         ] {
             assert_eq!(parse(text).expect(text), reference);
         }
@@ -124,7 +160,21 @@ mod tests {
 
     #[test]
     fn what_would_be_an_option_or_a_script_is_no_name() {
-        for bad in ["", "-x", "--help", "a b", "a;b", "$(x)", "oci:", "a\nb", "sha256:12", "/abs/path"] {
+        for bad in [
+            "",
+            "-x",
+            "--help",
+            "a b",
+            "a;b",
+            "$(x)",
+            "oci:",
+            "a\nb",
+            "sha256:12",
+            "/abs/path",
+            "dir:x",
+            "localhost/A",
+            "a@sha256:12",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

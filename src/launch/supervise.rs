@@ -381,9 +381,13 @@ impl<'a> Supervisor<'a> {
 
     fn conclude(&mut self, resolved: &Resolved, wait_status: Option<i32>, runtime_code: Option<i32>) -> Outcome {
         if let Some(errno) = self.not_executed {
+            let hint = match errno {
+                libc::ENOEXEC => "a program for this machine is needed, or a script that begins with #!".to_owned(),
+                _ => format!("inside, PATH is searched in {}; belljar explain shows the mounts", path_of(resolved)),
+            };
             let error = Error::failed(format!("execute {}", resolved.plan.command[0]))
                 .because(std::io::Error::from_raw_os_error(errno))
-                .hint(format!("inside, PATH is searched in {}; belljar explain shows the mounts", path_of(resolved)));
+                .hint(hint);
             eprintln!("{error}");
             let code = if errno == libc::ENOENT { 127 } else { 126 };
             return self.outcome(Cause::NotExecuted(errno), code);

@@ -188,7 +188,7 @@ fn image_of(typed: &str, dirs: &Dirs) -> Result<Choice> {
         Some(image) => Ok(Choice::Image(typed.to_owned(), Box::new(image))),
         None => {
             let error = Error::refused(format!("the image {reference} is not in belljar's cache"));
-            Err(Error { kind: Kind::NoImage, ..error.hint(format!("belljar image import '{typed}', or pull")) })
+            Err(Error { kind: Kind::NoImage, ..error.hint(format!("belljar image import '{typed}'")) })
         }
     }
 }

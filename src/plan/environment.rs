@@ -20,11 +20,15 @@ pub fn resolve(
     path.extend(SYSTEM_PATH);
     let mut seen = HashSet::new();
     path.retain(|directory| seen.insert(*directory));
+    let of_path = match of_image {
+        [] => "the program's package, and the system's own programs",
+        _ => "the program's package, what the image says, and the system's own programs",
+    };
     let mut variables = vec![
         variable("HOME", HOME, "the private home"),
         variable("LANG", "C.UTF-8", "UTF-8 without any locale files"),
         variable("LOGNAME", "node", "the agent's user"),
-        variable("PATH", &path.join(":"), "the host's own programs and the program's package"),
+        variable("PATH", &path.join(":"), of_path),
         variable("SHELL", "/bin/sh", "every root has one"),
         variable("TMPDIR", "/tmp", "the private tmpfs"),
         variable("USER", "node", "the agent's user"),

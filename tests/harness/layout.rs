@@ -123,8 +123,13 @@ impl Layout {
 
     /// Writes configuration, manifest and index; what is typed for `--image`.
     pub fn finish(&self, config: Value) -> String {
+        self.finish_for(if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }, config)
+    }
+
+    /// The same, for that architecture.
+    pub fn finish_for(&self, architecture: &str, config: Value) -> String {
         let config = json!({
-            "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }, "os": "linux",
+            "architecture": architecture, "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": self.diff_ids}, "config": config,
         });
         let config = config.to_string();
