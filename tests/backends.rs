@@ -6,9 +6,12 @@ mod harness;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use harness::layout::{image, programs};
-use harness::{Jar, is_root, own_uid, skip, system_program, unpacked_root};
+use harness::{Jar, descendants, is_root, own_uid, skip, system_program, unpacked_root};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Prints what the agent sees: ids, capabilities, mounts with flags, /sys,
 /// /proc/sys, /dev, environment, limits, project.
@@ -254,4 +257,37 @@ fn podmans_log_has_a_limit() {
     let log = harness::finish(command, b"").success().out();
     let size = std::fs::metadata(log.trim()).expect("podman's log").len();
     assert!(size > 0 && size < 2_000_000, "{size} bytes");
+}
+
+/// podman's database may have to wait for others while the agent has begun, and
+/// ended, already.
+#[test]
+fn a_podman_that_is_slow_loses_no_output() {
+    if !has_subordinate_ids() {
+        return;
+    }
+    if system_program("podman").is_none() {
+        return skip("podman");
+    }
+    let jar = Jar::new();
+    let script = ": > begun; until [ -e go ]; do sleep 0.05; done; echo said; echo said >&2";
+    let live = jar.start(&["--backend", "podman"], &["sh", "-c", script]);
+    let group = jar.group("main");
+    harness::eventually("the agent has begun", harness::SOON, || group.join("begun").exists());
+    let attached: Vec<Pid> = descendants(live.pid())
+        .iter()
+        .map(|(pid, _)| Pid::from_raw(*pid as i32))
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|argument| argument == b"--attach")
+        })
+        .collect();
+    assert!(!attached.is_empty(), "no podman start is there");
+    let all = |signal| attached.iter().for_each(|pid| kill(*pid, signal).expect("it is still there"));
+    all(Signal::SIGSTOP);
+    jar.write("belljar/data/groups/main/go", "");
+    std::thread::sleep(Duration::from_secs(4));
+    all(Signal::SIGCONT);
+    let outcome = live.wait().success();
+    assert_eq!((outcome.out().as_str(), outcome.err().as_str()), ("said\n", "said\n"));
 }

@@ -9,6 +9,11 @@ use super::find::search;
 use crate::config::Caller;
 use crate::error::{Error, Result};
 
+/// Where useradd(8) begins, and how many ids it gives (login.defs(5), SUB_UID_MIN
+/// and SUB_UID_COUNT).
+const FIRST: u64 = 100_000;
+const RANGE: u64 = 65_536;
+
 /// The first ranges of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subordinate {
@@ -24,8 +29,10 @@ pub fn ranges(caller: &Caller, what: &str, needed: u64) -> Result<Subordinate> {
     let user = User::from_uid(Uid::from_raw(caller.uid)).ok().flatten();
     let name = user.map(|user| user.name).unwrap_or_default();
     let refused = |why: String| {
+        let text = |file| fs::read_to_string(file).unwrap_or_default();
+        let free = free_range(&[text("/etc/subuid"), text("/etc/subgid")].concat());
         Error::refused(format!("{what} cannot be used by {name}")).because(why).hint(format!(
-            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}, or use crun, which needs none"
+            "sudo usermod --add-subuids {free} --add-subgids {free} {name}, or use crun, which needs none"
         ))
     };
     let first = |file: &str| {
@@ -46,12 +53,26 @@ pub fn ranges(caller: &Caller, what: &str, needed: u64) -> Result<Subordinate> {
 
 /// `(first, count)` of each range of one of the owners.
 fn owned(text: &str, owners: &[&str]) -> Vec<(u32, u64)> {
-    let ranges = text.lines().filter_map(|line| {
+    ranges_in(text).filter(|(owner, ..)| owners.contains(owner)).map(|(_, first, count)| (first, count)).collect()
+}
+
+/// `(owner, first, count)` of each line.
+fn ranges_in(text: &str) -> impl Iterator<Item = (&str, u32, u64)> {
+    text.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let (owner, first, count) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        (owners.contains(&owner) && count > 0).then_some((first, count))
-    });
-    ranges.collect()
+        (count > 0).then_some((owner, first, count))
+    })
+}
+
+/// A range that nobody has, as usermod(8) takes it.
+fn free_range(text: &str) -> String {
+    let last = |first: u64| first + RANGE - 1;
+    let taken = |first: &u64| {
+        ranges_in(text).any(|(_, its, count)| u64::from(its) <= last(*first) && *first < u64::from(its) + count)
+    };
+    let first = (0..).map(|number| FIRST + number * RANGE).find(|first| !taken(first)).unwrap_or(FIRST);
+    format!("{first}-{}", last(first))
 }
 
 #[cfg(test)]
@@ -64,5 +85,12 @@ mod tests {
         assert_eq!(owned(text, &["ann", "1000"]), [(100_000, 65536)]);
         assert_eq!(owned(text, &["eve", "1001"]), [(300_000, 10)]);
         assert_eq!(owned(text, &["bob", "1002"]), []);
+    }
+
+    #[test]
+    fn a_free_range_is_nobodys() {
+        assert_eq!(free_range(""), "100000-165535");
+        assert_eq!(free_range("ann:165535:1\nbob:300000:10\n"), "165536-231071");
+        assert_eq!(free_range("ann:100000:65536\nbob:165536:65536\n"), "231072-296607");
     }
 }

@@ -71,12 +71,11 @@ fn podman(caller: &Caller) -> Finding {
             let version = version_of(&path).map_or_else(|| "of no known version".to_owned(), |(text, _)| text);
             Finding::new("podman", State::Ok, format!("{} {version}, {}", path.display(), found.reason), matters, None)
         }
-        // crun suffices.
-        Err(error) => {
-            let state = if find_program("podman").is_some() { State::Limited } else { State::Ok };
+        Err(error) if find_program("podman").is_some() => {
             let found = [vec![error.what], error.causes].concat().join("; ");
-            Finding { mend: error.hint, ..Finding::new("podman", state, found, matters, None) }
+            Finding { mend: error.hint, ..Finding::new("podman", State::Limited, found, matters, None) }
         }
+        Err(_) => Finding::new("podman", State::Ok, "not installed, and not needed with crun", matters, None),
     }
 }
 

@@ -166,7 +166,11 @@ fn configuration(text: &[u8]) -> Result<ImageConfiguration> {
 
 fn with_diff_ids(packed: Vec<(PathBuf, Option<(Digest, u64)>)>, config: &ImageConfiguration) -> Result<Vec<Layer>> {
     let ids = config.rootfs().diff_ids();
-    if ids.len() != packed.len() || ids.len() > MOST_LAYERS {
+    if ids.len() > MOST_LAYERS {
+        return Err(Error::refused(format!("the image has {} layers; {MOST_LAYERS} at most are taken", ids.len()))
+            .hint("podman build --squash-all puts all into one"));
+    }
+    if ids.len() != packed.len() {
         return Err(Error::refused(format!(
             "the image has {} layers, and its configuration names {}",
             packed.len(),

@@ -94,7 +94,7 @@ impl Growth<'_> {
         }
         Err(Error::refused("a layer grows too much when it is unpacked")
             .because(format!("{bytes} bytes out of {compressed}, more than {MOST_RATIO} times as much"))
-            .hint("import it uncompressed, if you trust it: skopeo copy --dest-decompress …"))
+            .hint("if you trust it: podman save --uncompressed --format oci-archive -o FILE NAME, and import oci-archive:FILE"))
     }
 }
 

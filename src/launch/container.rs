@@ -26,8 +26,11 @@ use crate::plan::{Plan, process_limit};
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a runtime that has not reported is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long `podman start` may outlive conmon.
+/// How long `podman start` may outlive a conmon that was killed.
 const AFTER_CONMON: Duration = Duration::from_secs(2);
+/// How long it may take to pass on what conmon left to it: its own database may
+/// have to wait for a slow disk, and for other podmans.
+const AFTER_OUTPUT: Duration = Duration::from_secs(60);
 /// Longest piece of the environment in one message to the init, in bytes; below
 /// the kernel's default send buffer.
 const PIECE: usize = 64 << 10;
@@ -256,7 +259,7 @@ impl Container {
             Below::OwnNamespace => None,
             Below::Podman(created) => Some(created.conmon.try_clone().step(|| "duplicate a descriptor".to_owned())?),
         };
-        let mut patience = Duration::from_secs(3600);
+        let (mut patience, mut ends_at) = (Duration::from_secs(3600), None);
         loop {
             let [runtime_at, channel_at, init_at, conmon_at] = [0, 1, 2, 3];
             let init_flags = if init_speaks { PollFlags::POLLIN } else { PollFlags::empty() };
@@ -268,18 +271,21 @@ impl Container {
             if let Some(conmon) = &conmon {
                 watched.push(PollFd::new(conmon.as_fd(), PollFlags::POLLIN));
             }
-            let some = poll_for(&mut watched, patience)?;
+            poll_for(&mut watched, patience)?;
             let woken: Vec<bool> =
                 watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(watched);
             if woken.get(conmon_at) == Some(&true) {
-                // With the agent's stdio it has lost its end too; podman may wait
-                // for ever for what only conmon would have told it.
-                conmon = None;
+                patience = match conmon.take() {
+                    Some(conmon) if has_exited(&conmon) => AFTER_OUTPUT,
+                    // With the agent's stdio it has lost its end too; podman may wait
+                    // for ever for what only conmon would have told it.
+                    _ => AFTER_CONMON,
+                };
                 let _ = kill(init, Signal::SIGKILL);
-                patience = AFTER_CONMON;
+                ends_at = Some(Instant::now() + patience);
             }
-            if !some && patience == AFTER_CONMON {
+            if ends_at.is_some_and(|end| Instant::now() >= end) {
                 let _ = self.runtime.kill();
             }
             if init_speaks && woken.get(init_at) == Some(&true) {
@@ -324,6 +330,13 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// Whether a process that has ended, and was adopted, did so by itself.
+fn has_exited(process: &OwnedFd) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let ended = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    ended.is_ok_and(|status| status.is_some_and(|status| status.exited()))
 }
 
 /// Exit code of an adopted process that has ended.

@@ -11,8 +11,8 @@ use super::own::{OwnPlaces, real_path};
 use super::request::{Access, MountArgument, Request};
 use super::source::{absolute, check_characters};
 use super::{
-    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, MountKind, Plan, RootAccess, Seccomp, Trust, egress, environment,
-    identity, limits, read_mountinfo,
+    Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, Mount, MountKind, Plan, Root, RootAccess, RootKind, Seccomp, Trust,
+    egress, environment, identity, limits, read_mountinfo,
 };
 use crate::backend;
 use crate::bundle::seccomp;
@@ -115,6 +115,8 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     }
     let shadowed = mounts.shadowed;
     let profile = seccomp::profile()?;
+    let root = root.into_plan(root_access);
+    notes.extend(root_in_reach(&root, &mounts.list));
     let plan = Plan {
         version: 1,
         group: group.name.to_string(),
@@ -125,7 +127,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         hostname: "belljar".to_owned(),
         terminal: request.terminal,
         identity,
-        root: root.into_plan(root_access),
+        root,
         mounts: mounts.list,
         shadowed,
         masked_paths: existing(&MASKED),
@@ -230,6 +232,11 @@ fn command_of(request: &Request, configured: Option<&[String]>, root: &Choice) -
 }
 
 fn check_lengths(command: &[String], environment: &[super::Variable]) -> Result<()> {
+    let values = environment.iter().flat_map(|variable| [&variable.name, &variable.value]);
+    if command.iter().chain(values).any(|text| text.contains('\0')) {
+        return Err(Error::refused("the command or the environment has a NUL in it, which execve(2) takes for an end")
+            .hint("of an image's own: type the command, belljar run --image REF -- COMMAND"));
+    }
     let variables = environment.iter().map(|variable| variable.name.len() + variable.value.len() + 2);
     let all = command.iter().map(|argument| argument.len() + 1).chain(variables);
     let (mut longest, mut sum) = (0, 0);
@@ -247,6 +254,19 @@ fn check_lengths(command: &[String], environment: &[super::Variable]) -> Result<
         .hint("pass it on stdin, or in a file in the project"));
     }
     Ok(())
+}
+
+/// A root directory that the agent can write by another way.
+fn root_in_reach(root: &Root, mounts: &[Mount]) -> Option<String> {
+    let RootKind::Directory { path } = &root.kind else { return None };
+    let through = mounts.iter().find(|mount| {
+        !mount.readonly && matches!(&mount.kind, MountKind::Bind { source, .. } if path.starts_with(source))
+    })?;
+    Some(format!(
+        "the agent can change its own root for later runs: {} lies in what is mounted read-write at {}",
+        path.display(),
+        through.target
+    ))
 }
 
 fn workdir(request: &Request) -> Result<String> {

@@ -35,8 +35,7 @@ pub fn resolve(path: &Path, around: &Surroundings<'_>, mounts: &mut Mounts) -> R
     }
     around.own.check(&source)?;
     let mut root = RootBuilder::new(RootKind::Directory { path: source.path.clone() });
-    fill(&mut root, &source.path, Unpacked { what: "the root directory's", origin: Origin::Host }, around, mounts)
-        .map_err(|error| error.hint("unpack the root into a directory of its own"))?;
+    fill(&mut root, &source.path, Unpacked { what: "the root directory's", origin: Origin::Host }, around, mounts)?;
     Ok(root)
 }
 
@@ -70,10 +69,15 @@ pub fn fill(
             let target = fs::read_link(&entry).refuse(|| format!("read the link {}", entry.display()))?;
             let replaced = REPLACED.contains(&name.as_str());
             if TARGETS.contains(&name.as_str()) && !(origin == Origin::Cache && replaced) {
-                return Err(Error::refused(format!("the root {}", path.display())).because(format!(
+                let why = format!(
                     "its /{name} is a link to {}, and a mount there would follow it",
                     printable(&target.to_string_lossy())
-                )));
+                );
+                let hint = match origin {
+                    Origin::Cache => format!("build the image with a directory at /{name}"),
+                    _ => format!("rm {0} && mkdir {0}", entry.display()),
+                };
+                return Err(Error::refused(format!("the root {}", path.display())).because(why).hint(hint));
             }
             if replaced {
                 mounts.notes.push(format!("/{name} of the image is a link; the run has a directory of its own there"));
