@@ -27,6 +27,7 @@ for path in /proc/sys/kernel/hostname /proc/sysrq-trigger /proc/keys /proc/kcore
     if [ -w "$path" ]; then echo "writable $path"; fi
     if [ -r "$path" ]; then echo "readable $path"; fi
 done
+stat -c 'mode %a %u:%g %n' / /tmp /run /home/node /workspace /dev/shm
 env | while read -r line; do echo "env $line"; done
 ulimit -a | while read -r line; do echo "limit $line"; done
 pwd; umask; ls -l /proc/self/fd | while read -r a b c d e f g h fd rest; do echo "descriptor $fd"; done

@@ -1,6 +1,7 @@
 //! What runtimes do differently with the same plan is made equal, in the
 //! container, before it is verified: the flags of what covers parts of /proc and
-//! of the devices, and the mounts that podman insists on.
+//! of the devices, the modes of the private filesystems, and the mounts that
+//! podman insists on.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Context, Result};
-use crate::plan::{MountKind, Plan};
+use crate::plan::{Mount, MountKind, Plan};
 use crate::sys::{self, MountAttributes};
 
 /// podman 5 makes it read-only where it mounts no tmpfs of its own.
@@ -42,10 +43,28 @@ fn make_equal_here(plan: &Plan, extra: &[&str]) -> Result<()> {
         let dev = open_path(DEV).step(step)?;
         change(&dev, MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() }).step(step)?;
     }
+    plan.mounts.iter().try_for_each(open_as_planned)?;
     let devices = plan.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Device));
     let devices = devices.map(|mount| (&mount.target, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC));
     let covered = plan.masked_paths.iter().chain(&plan.readonly_paths).map(|path| (path, ALL));
     devices.chain(covered).try_for_each(|(path, flags)| restrict(path, flags))
+}
+
+/// Gives a private filesystem the mode of the plan: runc before 1.2 gives it the
+/// mode of the directory that it covers, an open `/tmp` among them.
+fn open_as_planned(mount: &Mount) -> Result<()> {
+    let MountKind::Tmpfs { mode, .. } = mount.kind else {
+        return Ok(());
+    };
+    let step = || format!("give {} the mode {mode:o}", mount.target);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(mount.target.as_str(), flags, Mode::empty()).step(step)?;
+    let is_private = rustix::fs::fstatfs(&root).step(step)?.f_type == libc::TMPFS_MAGIC;
+    let found = Mode::from_raw_mode(rustix::fs::fstat(&root).step(step)?.st_mode);
+    if is_private && found.as_raw_mode() != mode {
+        rustix::fs::fchmod(&root, Mode::from_raw_mode(mode)).step(step)?;
+    }
+    Ok(())
 }
 
 fn restrict(path: &str, flags: u64) -> Result<()> {
