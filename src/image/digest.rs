@@ -15,15 +15,26 @@ use crate::plan::hex;
 pub struct Digest(String);
 
 const PREFIX: &str = "sha256:";
+/// How many hexadecimal digits it has.
+pub const DIGITS: usize = 64;
+
+/// Whether these are hexadecimal digits as a digest has them, in lower case.
+pub fn are_digits(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What is said of a text that is none.
+pub fn no_digest(text: &str) -> Error {
+    Error::refused(format!("`{}` is no sha256 digest", crate::error::printable(text)))
+        .hint("sha256: and 64 hexadecimal digits in lower case; of an image in the cache the first 12 do")
+}
 
 impl Digest {
     /// Reads `sha256:` and 64 hexadecimal digits in lower case.
     pub fn parse(text: &str) -> Result<Self> {
         let digits = text.strip_prefix(PREFIX).unwrap_or_default();
-        let good = digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !good {
-            return Err(Error::refused(format!("`{}` is no sha256 digest", crate::error::printable(text)))
-                .hint("sha256: and 64 hexadecimal digits in lower case; of an image in the cache the first 12 do"));
+        if digits.len() != DIGITS || !are_digits(digits) {
+            return Err(no_digest(text));
         }
         Ok(Self(digits.to_owned()))
     }

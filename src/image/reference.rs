@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Digest;
+use super::digest::{DIGITS, are_digits, no_digest};
 use crate::error::{Error, Result, printable};
 
 /// An image, and where it is looked for.
@@ -23,7 +24,6 @@ pub enum Reference {
 
 /// Digits that an id is recognised by at least.
 const SHORTEST_ID: usize = 12;
-const LONGEST_ID: usize = 64;
 const LONGEST: usize = 1024;
 /// Other places that podman knows images in (containers-transports(5)).
 const OTHER_TRANSPORTS: [&str; 5] = ["dir", "docker-daemon", "tarball", "ostree", "sif"];
@@ -51,7 +51,7 @@ impl Reference {
             Some(("oci", rest)) => return with(Self::Layout, rest),
             Some(("oci-archive", rest)) => return with(Self::OciArchive, rest),
             Some(("docker-archive", rest)) => return with(Self::DockerArchive, rest),
-            Some(("sha256", digits)) => return id(digits).map_or_else(|| Digest::parse(text).map(Self::of), Ok),
+            Some(("sha256", digits)) => return id(digits).ok_or_else(|| no_digest(text)),
             Some((transport, _)) if OTHER_TRANSPORTS.contains(&transport) => {
                 return Err(Error::usage(format!("`{shown}`: belljar does not read `{transport}:`")).hint(hint));
             }
@@ -78,10 +78,6 @@ impl Reference {
         Ok(Self::Name(with_tag(name)))
     }
 
-    fn of(digest: Digest) -> Self {
-        Self::Id(digest.digits().to_owned())
-    }
-
     /// The file whose change means another image.
     pub fn file(&self) -> Option<PathBuf> {
         match self {
@@ -94,9 +90,8 @@ impl Reference {
 
 /// An id, or the beginning of one.
 fn id(digits: &str) -> Option<Reference> {
-    let good = (SHORTEST_ID..=LONGEST_ID).contains(&digits.len());
-    (good && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
-        .then(|| Reference::Id(digits.to_owned()))
+    let good = (SHORTEST_ID..=DIGITS).contains(&digits.len()) && are_digits(digits);
+    good.then(|| Reference::Id(digits.to_owned()))
 }
 
 /// What a name has between the registry and the tag or digest.

@@ -259,7 +259,7 @@ impl Container {
             Below::OwnNamespace => None,
             Below::Podman(created) => Some(created.conmon.try_clone().step(|| "duplicate a descriptor".to_owned())?),
         };
-        let (mut patience, mut ends_at) = (Duration::from_secs(3600), None);
+        let mut ends_at: Option<Instant> = None;
         loop {
             let [runtime_at, channel_at, init_at, conmon_at] = [0, 1, 2, 3];
             let init_flags = if init_speaks { PollFlags::POLLIN } else { PollFlags::empty() };
@@ -271,12 +271,13 @@ impl Container {
             if let Some(conmon) = &conmon {
                 watched.push(PollFd::new(conmon.as_fd(), PollFlags::POLLIN));
             }
-            poll_for(&mut watched, patience)?;
+            let patience = ends_at.map(|end| end.saturating_duration_since(Instant::now()));
+            poll_for(&mut watched, patience.unwrap_or(Duration::from_secs(3600)))?;
             let woken: Vec<bool> =
                 watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(watched);
             if woken.get(conmon_at) == Some(&true) {
-                patience = match conmon.take() {
+                let patience = match conmon.take() {
                     Some(conmon) if has_exited(&conmon) => AFTER_OUTPUT,
                     // With the agent's stdio it has lost its end too; podman may wait
                     // for ever for what only conmon would have told it.
@@ -287,6 +288,7 @@ impl Container {
             }
             if ends_at.is_some_and(|end| Instant::now() >= end) {
                 let _ = self.runtime.kill();
+                ends_at = None;
             }
             if init_speaks && woken.get(init_at) == Some(&true) {
                 match self.line.hear()? {
@@ -348,12 +350,11 @@ fn code_of(pid: Pid) -> Option<i32> {
     }
 }
 
-/// poll(2); a signal is no error. Whether something happened within the time.
-pub fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<bool> {
+/// poll(2); a signal is no error, and neither is the end of the time.
+pub fn poll_for(watched: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     match poll(watched, timeout) {
-        Ok(count) => Ok(count > 0),
-        Err(nix::errno::Errno::EINTR) => Ok(true),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno).step(|| "wait for the container".to_owned()),
     }
 }

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
@@ -40,10 +39,10 @@ fn make_equal_here(plan: &Plan, extra: &[&str]) -> Result<()> {
     }
     if plan.mounts.iter().any(|mount| mount.target == DEV && !mount.readonly) {
         let step = || format!("let {DEV} be written");
-        let dev = open_path(DEV).step(step)?;
+        let dev = open(DEV, OFlags::PATH).step(step)?;
         change(&dev, MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() }).step(step)?;
     }
-    plan.mounts.iter().try_for_each(open_as_planned)?;
+    plan.mounts.iter().try_for_each(give_mode)?;
     let devices = plan.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Device));
     let devices = devices.map(|mount| (&mount.target, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC));
     let covered = plan.masked_paths.iter().chain(&plan.readonly_paths).map(|path| (path, ALL));
@@ -52,13 +51,12 @@ fn make_equal_here(plan: &Plan, extra: &[&str]) -> Result<()> {
 
 /// Gives a private filesystem the mode of the plan: runc before 1.2 gives it the
 /// mode of the directory that it covers, an open `/tmp` among them.
-fn open_as_planned(mount: &Mount) -> Result<()> {
+fn give_mode(mount: &Mount) -> Result<()> {
     let MountKind::Tmpfs { mode, .. } = mount.kind else {
         return Ok(());
     };
     let step = || format!("give {} the mode {mode:o}", mount.target);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(mount.target.as_str(), flags, Mode::empty()).step(step)?;
+    let root = open(&mount.target, OFlags::RDONLY | OFlags::DIRECTORY).step(step)?;
     let is_private = rustix::fs::fstatfs(&root).step(step)?.f_type == libc::TMPFS_MAGIC;
     let found = Mode::from_raw_mode(rustix::fs::fstat(&root).step(step)?.st_mode);
     if is_private && found.as_raw_mode() != mode {
@@ -69,7 +67,7 @@ fn open_as_planned(mount: &Mount) -> Result<()> {
 
 fn restrict(path: &str, flags: u64) -> Result<()> {
     let step = || format!("restrict what is mounted at {path}");
-    let file = open_path(path).step(step)?;
+    let file = open(path, OFlags::PATH).step(step)?;
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file).step(step)?.st_mode);
     // `nodev` on a device would make opening it fail.
     let nodev = if kind.is_char_device() { 0 } else { libc::MOUNT_ATTR_NODEV };
@@ -84,6 +82,6 @@ fn change(file: &OwnedFd, attributes: MountAttributes) -> std::io::Result<()> {
     }
 }
 
-fn open_path(path: &str) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(Path::new(path), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+fn open(path: &str, how: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, how | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

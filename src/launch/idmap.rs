@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{getpid, getppid, pause};
 
-use super::staging::{clone_tree, restrictions};
+use super::staging::{clone_tree, restrict};
 use crate::backend::reachable_by_all;
 use crate::error::{Context, Error, Result};
 use crate::plan::{AGENT_ID, FileId, Mount, MountKind, Plan, Resolved, RootKind, open_without_links};
@@ -55,9 +55,7 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
             );
         }
         let tree = clone_tree(file, source, submounts > 0)?;
-        let mut attributes =
-            MountAttributes { set: restrictions(mount), private: true, recursive: true, ..MountAttributes::default() };
-        sys::mount_setattr(&tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
+        restrict(&tree, mount)?;
         let of_image = matches!(&plan.root.kind, RootKind::Image { path, .. } if source.starts_with(path));
         if !system || of_image {
             let owners = match mount.kind {
@@ -68,7 +66,7 @@ pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
                 _ => Owners::One { uid: stat.st_uid, gid: stat.st_gid, to: plan.identity.host_uid },
             };
             let namespace = namespaces.get(owners)?;
-            attributes = MountAttributes { idmap: Some(namespace.as_fd()), ..MountAttributes::default() };
+            let attributes = MountAttributes { idmap: Some(namespace.as_fd()), ..MountAttributes::default() };
             if let Err(error) = sys::mount_setattr(&tree, attributes) {
                 without_idmap(plan, mount, source, error)?;
             }

@@ -202,7 +202,7 @@ pub fn clone_tree(file: impl AsFd, source: &Path, recursive: bool) -> Result<Own
 
 /// The restrictions of a mount of the host, as `MOUNT_ATTR_*` bits. Under a
 /// layer it is read-only, whatever may be written into the layer.
-pub fn restrictions(mount: &Mount) -> u64 {
+fn restrictions(mount: &Mount) -> u64 {
     let is_lower = matches!(mount.kind, MountKind::Layered { .. });
     let bit = |on: bool, bit: u64| if on { bit } else { 0 };
     libc::MOUNT_ATTR_NOSUID
@@ -211,10 +211,16 @@ pub fn restrictions(mount: &Mount) -> u64 {
         | bit(mount.noexec, libc::MOUNT_ATTR_NOEXEC)
 }
 
-pub fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
+/// Gives a detached copy the restrictions of its mount, and takes it out of the
+/// host's propagation.
+pub fn restrict(tree: &OwnedFd, mount: &Mount) -> Result<()> {
     let attributes =
         MountAttributes { set: restrictions(mount), private: true, recursive: true, ..MountAttributes::default() };
-    sys::mount_setattr(tree, attributes).step(|| format!("restrict the mount of {}", mount.target))?;
+    sys::mount_setattr(tree, attributes).step(|| format!("restrict the mount of {}", mount.target))
+}
+
+pub fn attach(tree: &OwnedFd, mount: &Mount, target: &Path, directory: bool) -> Result<()> {
+    restrict(tree, mount)?;
     if directory {
         fs::create_dir(target).step(|| format!("make directory {}", target.display()))?;
     } else {

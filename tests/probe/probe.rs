@@ -3,6 +3,7 @@
 //! with `ok` means that the attempt succeeded. Run outside, or in a container
 //! without a policy, it is the control that shows that the attempts are real.
 
+mod child;
 mod host;
 mod reach;
 mod seccomp;

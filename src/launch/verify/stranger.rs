@@ -18,8 +18,11 @@ pub fn stranger_as(pid: Pid, programs: &[Stamp; 2]) -> Option<String> {
     let stamp = Stamp::of(&exe).ok().filter(|stamp| !programs.contains(stamp))?;
     let name = fs::read_link(&exe).unwrap_or_default();
     // Not while it executes the next one.
-    (Stamp::of(&exe).ok()? == stamp)
-        .then(|| format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()))
+    (Stamp::of(&exe).ok()? == stamp).then(|| found(&name))
+}
+
+fn found(name: &Path) -> String {
+    format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display())
 }
 
 /// Bytes of two files that are compared at once.
@@ -66,7 +69,7 @@ pub fn stranger_as_pid_1(ours: &mut Programs) -> Option<String> {
             ours.push(exe);
             continue;
         }
-        return Some(format!("program of PID 1: the plan has belljar's init, the kernel {}", name.display()));
+        return Some(found(&name));
     }
     None
 }
