@@ -62,8 +62,9 @@ pub struct Dirs {
 }
 
 impl Dirs {
-    /// Resolves the three places: `$BELLJAR_HOME/{config,data,run}`, or XDG
-    /// (Base Directory Specification); nothing is created.
+    /// Resolves the three places: `$BELLJAR_HOME/{config,data,run}`, or those of
+    /// the systemd unit that belljar runs in (systemd.exec(5), RuntimeDirectory=),
+    /// or XDG (Base Directory Specification); nothing is created.
     pub fn resolve(caller: &Caller) -> Result<Self> {
         if let Some(home) = env::var_os("BELLJAR_HOME").filter(|home| !home.is_empty()) {
             let home = PathBuf::from(home);
@@ -80,7 +81,11 @@ impl Dirs {
                 .unwrap_or_else(|| caller.home.join(default))
                 .join("belljar")
         };
-        let data = xdg("XDG_DATA_HOME", ".local/share");
+        let data = of_unit("STATE_DIRECTORY").unwrap_or_else(|| xdg("XDG_DATA_HOME", ".local/share"));
+        let config = of_unit("CONFIGURATION_DIRECTORY").unwrap_or_else(|| xdg("XDG_CONFIG_HOME", ".config"));
+        if let Some(run) = of_unit("RUNTIME_DIRECTORY") {
+            return Ok(Self { config, data, run });
+        }
         let run = match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
             Some(runtime) => runtime.join("belljar"),
             None if caller.is_root => PathBuf::from("/run/belljar"),
@@ -92,7 +97,7 @@ impl Dirs {
                 }
             }
         };
-        Ok(Self { config: xdg("XDG_CONFIG_HOME", ".config"), data, run })
+        Ok(Self { config, data, run })
     }
 
     /// `config.toml`.
@@ -114,6 +119,15 @@ impl Dirs {
     pub fn all(&self) -> [&Path; 3] {
         [&self.config, &self.data, &self.run]
     }
+}
+
+/// belljar's place in a directory that a unit was given: the first of several,
+/// as it is when it was made for belljar, by its name.
+fn of_unit(variable: &str) -> Option<PathBuf> {
+    let given = env::var(variable).ok()?;
+    let directory = PathBuf::from(given.split(':').next()?);
+    let own = directory.file_name()?.to_string_lossy().starts_with("belljar");
+    directory.is_absolute().then(|| if own { directory } else { directory.join("belljar") })
 }
 
 /// Starts over as another user, for `--as-user`: this program again, with that
