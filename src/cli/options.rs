@@ -8,7 +8,9 @@ use crate::backend::ImagePlace;
 use crate::config::{Backend, MAIN, start_over_as};
 use crate::error::{Error, Result};
 use crate::launch::caller_has_terminal;
-use crate::plan::{EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_size};
+use crate::plan::{
+    EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_rate, parse_size,
+};
 
 /// What is to be run, and under which restrictions.
 #[derive(Debug, Clone, Args)]
@@ -55,7 +57,13 @@ pub struct PlanOptions {
     /// Processes and threads [default: 4096]
     #[arg(long, value_name = "NUMBER")]
     pids: Option<u64>,
-    /// End the run when it has written this much, for example 64m
+    /// Bytes per second read from each disk, and as many written to it, for example 20m
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    io: Option<u64>,
+    /// End the run when it has filled the disk by this much, for example 10g
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    disk: Option<u64>,
+    /// End the run when it has written this much to its output, for example 64m
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     output_limit: Option<u64>,
     /// Give the agent a terminal [default: as the caller's]
@@ -102,6 +110,8 @@ impl PlanOptions {
             memory: self.memory,
             cpus: self.cpus,
             pids: self.pids,
+            io: self.io,
+            disk: self.disk,
             output_limit: self.output_limit,
             terminal: self.tty || (!self.no_tty && caller_has_terminal()),
             workdir: self.workdir,

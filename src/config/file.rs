@@ -77,6 +77,12 @@ pub struct LimitsConfig {
     pub cpus: Option<f64>,
     /// `--pids`.
     pub pids: Option<u64>,
+    /// `--io`, in bytes per second.
+    #[serde(default, deserialize_with = "size")]
+    pub io: Option<u64>,
+    /// `--disk`, in bytes.
+    #[serde(default, deserialize_with = "size")]
+    pub disk: Option<u64>,
     /// `--output-limit`, in bytes.
     #[serde(default, deserialize_with = "size")]
     pub output_limit: Option<u64>,
@@ -213,6 +219,12 @@ pub struct GroupConfig {
     pub cpus: Option<f64>,
     /// `pids`.
     pub pids: Option<u64>,
+    /// `io`.
+    #[serde(default, deserialize_with = "size")]
+    pub io: Option<u64>,
+    /// `disk`.
+    #[serde(default, deserialize_with = "size")]
+    pub disk: Option<u64>,
     /// `output_limit`.
     #[serde(default, deserialize_with = "size")]
     pub output_limit: Option<u64>,

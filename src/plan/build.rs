@@ -48,7 +48,6 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     let allowlist = Allowlist::load(&dirs.allowlist_file(), &caller.home)?;
     let group = Groups::new(dirs).find(&request.group)?;
     let group_config = config.for_group(group.name.as_str());
-    let limits = limits::resolve(request, &config)?;
     let chosen = request.backend.or(group_config.backend).or(config.run.backend).unwrap_or_default();
     let runtime = backend::resolve(
         chosen,
@@ -56,6 +55,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         request.image_place,
         caller,
     )?;
+    let mut limits = limits::resolve(request, &config, caller, &runtime)?;
     let identity = identity::resolve(caller, &group, &runtime)?;
     let root_choice = root_of(request, &group_config, &config.run, dirs)?;
     let typed = command_of(request, group_config.command.as_deref(), &root_choice)?;
@@ -106,6 +106,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     environment::add_of_image(&mut environment, of_image);
     check_lengths(&command, &environment)?;
     let mut notes = std::mem::take(&mut mounts.notes);
+    limits.apply_to(&mut mounts)?;
     notes.extend(unenforced(&limits));
     if let Some(unseen) = runtime.kind.runtime().unseen() {
         notes.push(format!("verify cannot see what {} makes: {unseen}", runtime.path.display()));
@@ -115,7 +116,10 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     }
     let shadowed = mounts.shadowed;
     let profile = seccomp::profile()?;
-    let root = root.into_plan(root_access);
+    let mut root = root.into_plan(root_access);
+    if let (Some(layer), Some(disk)) = (&mut root.writable, &limits.disk_bytes) {
+        layer.size = layer.size.min(disk.value);
+    }
     notes.extend(root_in_reach(&root, &mounts.list));
     let plan = Plan {
         version: 1,
@@ -381,12 +385,5 @@ fn add_persons(
 }
 
 fn unenforced(limits: &Limits) -> Vec<String> {
-    let memory = limits.memory_bytes.as_ref().map(|limit| ("memory", limit.enforced, &limit.by));
-    let cpus = limits.cpus.as_ref().map(|limit| ("cpus", limit.enforced, &limit.by));
-    [memory, cpus]
-        .into_iter()
-        .flatten()
-        .filter(|(_, enforced, _)| !enforced)
-        .map(|(name, _, by)| format!("limit --{name} is {by}"))
-        .collect()
+    limits.not_in_force().map(|(name, by)| format!("limit --{name} is {by}")).collect()
 }

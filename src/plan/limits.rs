@@ -1,19 +1,22 @@
 //! What may be used up, and by what each limit is held.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::{AccessFlags, access};
-
+use super::cgroup::{CgroupPlace, NoCgroup, find_cgroup};
 use super::request::Request;
-use super::{Limit, Limits};
-use crate::config::{Config, Enforce};
+use super::{Limit, Limits, Runtime};
+use crate::backend::podman::makes_cgroup;
+use crate::config::{Backend, Caller, Config, Enforce};
 use crate::error::{Error, Result};
 
 /// Processes and threads of a run, unless said otherwise.
 const DEFAULT_PIDS: u64 = 4096;
 
+/// The controller of processes and threads (cgroup-v2, "PID").
+const PIDS: &str = "pids";
+/// RLIMIT_NPROC counts a few of the runtime's processes too.
+const BEYOND_CGROUP: u64 = 16;
 /// PID_MAX_LIMIT of the kernel on 64 bits.
 const MOST_IDS: u64 = 1 << 22;
 /// Where nothing says how many files a process may open (proc(5), fs.nr_open).
@@ -54,6 +57,12 @@ pub fn parse_size(text: &str) -> Result<u64> {
     }
 }
 
+/// Bytes per second such as `20m`.
+pub fn parse_rate(text: &str) -> Result<u64> {
+    parse_size(text.strip_suffix("/s").unwrap_or(text))
+        .map_err(|_| Error::usage(format!("`{text}` is not a number of bytes per second")).hint("for example 20m"))
+}
+
 /// A number of CPUs such as `1.5`.
 pub fn parse_cpus(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
@@ -62,8 +71,11 @@ pub fn parse_cpus(text: &str) -> Result<f64> {
     }
 }
 
+/// The cgroup and its controllers, or why there is none.
+type Found = std::result::Result<(CgroupPlace, Vec<&'static str>), NoCgroup>;
+
 /// Resolves the limits: typed, then the group's, then `[limits]`, then built in.
-pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
+pub fn resolve(request: &Request, config: &Config, caller: &Caller, runtime: &Runtime) -> Result<Limits> {
     let group = config.for_group(&request.group);
     let limits = &config.limits;
     let enforce = group.enforce.or(limits.enforce).unwrap_or_default();
@@ -72,31 +84,42 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
     let output = request.output_limit.or(group.output_limit).or(limits.output_limit);
     let memory = request.memory.or(group.memory).or(limits.memory);
     let cpus = request.cpus.or(group.cpus).or(limits.cpus);
+    let io = request.io.or(group.io).or(limits.io);
+    let disk = request.disk.or(group.disk).or(limits.disk);
     let asked_pids = request.pids.or(group.pids).or(limits.pids);
     if asked_pids == Some(0) {
         return Err(Error::refused("--pids 0: no process could start").hint("--pids 64 or more suits most agents"));
     }
-    let (mut needed, mut options) = (Vec::new(), Vec::new());
-    if memory.is_some() {
-        needed.push("memory");
-        options.push("memory");
-    }
-    if cpus.is_some() {
-        needed.push("cpu");
-        options.push("cpus");
-    }
-    let cgroup = if needed.is_empty() { None } else { Some(delegated_cgroup(Path::new("/sys/fs/cgroup"), &needed)) };
-    let by = match &cgroup {
-        Some(Err(reason)) if enforce == Enforce::Strict => {
-            return Err(Error::refused(format!("--{} cannot be enforced here", options.join(" and --")))
-                .because(reason)
-                .hint("run under a delegated cgroup (systemd-run --user --scope -p Delegate=yes belljar run …), or set enforce = \"best-effort\" in [limits] of config.toml"));
+    let mut needed = Vec::new();
+    // Writing is counted where the memory is that waits to be written (cgroup-v2, "Writeback").
+    for (option, asked, controllers) in [
+        ("--memory", memory.is_some(), ["memory"].as_slice()),
+        ("--cpus", cpus.is_some(), &["cpu"]),
+        ("--io", io.is_some(), &["io", "memory"]),
+    ] {
+        if asked {
+            needed.push((option, controllers));
         }
-        Some(Err(reason)) => (false, format!("not in force: {reason}")),
-        Some(Ok(parent)) => (true, format!("a cgroup below {}", parent.display())),
+    }
+    let found = find(&needed, asked_pids, caller, runtime);
+    let held = match &found {
+        Some(Err(no)) if enforce == Enforce::Strict && !needed.is_empty() => {
+            let options: Vec<&str> = needed.iter().map(|(option, _)| *option).collect();
+            return Err(Error::refused(format!("{} cannot be enforced here", options.join(" and ")))
+                .because(&no.reason)
+                .hint(format!("{}; to run without, enforce = \"best-effort\" in [limits] of config.toml", no.hint)));
+        }
+        Some(Err(no)) => (false, format!("not in force: {}", no.reason)),
+        Some(Ok((place, _))) => (true, place.describe()),
         None => (false, String::new()),
     };
-    let held = |value| Limit { value, enforced: by.0, by: by.1.clone() };
+    let (place, controllers) = found.and_then(std::result::Result::ok).unzip();
+    let controllers: Vec<&str> = controllers.unwrap_or_default();
+    let counted = "RLIMIT_NPROC, which the kernel counts for each user namespace";
+    let pids_by = match &place {
+        Some(place) if controllers.contains(&PIDS) => format!("{}, and {counted}", place.describe()),
+        _ => counted.to_owned(),
+    };
     Ok(Limits {
         timeout_seconds: timeout.map(|timeout| Limit {
             value: timeout.as_secs_f64(),
@@ -104,21 +127,55 @@ pub fn resolve(request: &Request, config: &Config) -> Result<Limits> {
             by: "belljar's own clock".to_owned(),
         }),
         output_bytes: output.map(own),
-        pids: Some(Limit {
-            value: asked_pids.unwrap_or(DEFAULT_PIDS),
+        pids: Some(Limit { value: asked_pids.unwrap_or(DEFAULT_PIDS), enforced: true, by: pids_by }),
+        memory_bytes: memory.map(|value| Limit { value, enforced: held.0, by: held.1.clone() }),
+        cpus: cpus.map(|value| Limit { value, enforced: held.0, by: held.1.clone() }),
+        io_bytes_per_second: io.map(|value| Limit { value, enforced: held.0, by: held.1.clone() }),
+        io_devices: Vec::new(),
+        disk_bytes: disk.map(|value| Limit {
+            value,
             enforced: true,
-            by: "RLIMIT_NPROC, which the kernel counts for each user namespace".to_owned(),
+            by: "the size of each private tmpfs, and belljar's own measure of what is mounted read-write".to_owned(),
         }),
-        memory_bytes: memory.map(held),
-        cpus: cpus.map(|value| Limit { value, enforced: by.0, by: by.1.clone() }),
-        cgroup_parent: cgroup.and_then(std::result::Result::ok),
+        cgroup: place,
+        controllers: controllers.into_iter().map(str::to_owned).collect(),
+    })
+}
+
+/// Looks for a cgroup where a limit needs one. The limit of processes holds
+/// without, but with one the kernel says whether it was reached.
+fn find(
+    needed: &[(&str, &[&'static str])],
+    asked_pids: Option<u64>,
+    caller: &Caller,
+    runtime: &Runtime,
+) -> Option<Found> {
+    let mut controllers: Vec<&'static str> = needed.iter().flat_map(|(_, its)| its.iter().copied()).collect();
+    controllers.sort_unstable();
+    controllers.dedup();
+    if controllers.is_empty() && asked_pids.is_none() {
+        return None;
+    }
+    if runtime.backend == Backend::Podman && makes_cgroup(runtime.kind) {
+        return Some(Err(NoCgroup {
+            reason: format!("podman makes a cgroup of its own for {}", runtime.path.display()),
+            hint: "belljar run --backend crun, or crun as podman's runtime".to_owned(),
+        }));
+    }
+    let with_pids: Vec<&'static str> = controllers.iter().copied().chain([PIDS]).collect();
+    let found = find_cgroup(caller, &with_pids).map(|place| (place, with_pids));
+    Some(match found {
+        Err(_) if !controllers.is_empty() => find_cgroup(caller, &controllers).map(|place| (place, controllers)),
+        found => found,
     })
 }
 
 /// RLIMIT_NPROC of the agent: the limit of the plan, or what the caller has less
 /// of, because only root could raise that.
 pub fn process_limit(limits: &Limits) -> Option<u64> {
-    limits.pids.as_ref().map(|pids| pids.value.min(most_processes()))
+    // More than its cgroup lets: only what the cgroup refuses is counted.
+    let more = if limits.controllers.iter().any(|controller| controller == PIDS) { BEYOND_CGROUP } else { 0 };
+    limits.pids.as_ref().map(|pids| pids.value.saturating_add(more).min(most_processes()))
 }
 
 /// As many processes as the caller may have: its hard RLIMIT_NPROC, or the
@@ -143,36 +200,6 @@ pub struct OpenFiles {
 pub fn open_files() -> OpenFiles {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     OpenFiles { soft: files.current.unwrap_or(MOST_FILES), hard: files.maximum.unwrap_or(MOST_FILES) }
-}
-
-/// The cgroup (v2) below which this caller can make one with these controllers.
-///
-/// That is the parent of the caller's own cgroup, when both it and the caller's
-/// are the caller's to change, because a cgroup with processes in it cannot
-/// have controllers for its children (cgroup-v2: "no internal processes").
-pub fn delegated_cgroup(mount: &Path, controllers: &[&str]) -> std::result::Result<PathBuf, String> {
-    let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
-    if !mount.join("cgroup.controllers").exists() {
-        return Err(format!("{} is not a cgroup v2 hierarchy", mount.display()));
-    }
-    let own = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .ok_or_else(|| "this process is in no cgroup v2".to_owned())?;
-    let own = mount.join(own);
-    let parent = if own == mount { own.clone() } else { own.parent().unwrap_or(mount).to_owned() };
-    let enabled = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
-    let missing: Vec<_> =
-        controllers.iter().filter(|wanted| !enabled.split_whitespace().any(|have| have == **wanted)).collect();
-    if !missing.is_empty() {
-        return Err(format!("the controllers {missing:?} are not enabled in {}", parent.display()));
-    }
-    for file in [parent.clone(), parent.join("cgroup.procs"), own.join("cgroup.procs")] {
-        if access(&file, AccessFlags::W_OK).is_err() {
-            return Err(format!("{} is not delegated to this user", file.display()));
-        }
-    }
-    Ok(parent)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod allowed;
 mod blocked;
 mod build;
+mod cgroup;
 mod command;
 mod egress;
 mod environment;
@@ -18,6 +19,7 @@ mod mounts;
 mod own;
 mod request;
 mod source;
+mod storage;
 mod submounts;
 mod system;
 mod text;
@@ -37,15 +39,17 @@ use crate::image::Digest as ImageDigest;
 pub use allowed::{Allowlist, AllowlistState, Verdict};
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build, wanted_image};
+pub use cgroup::{CgroupPlace, HIERARCHY, below, find_cgroup, own_cgroup};
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
 pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};
 pub use limits::{
-    OpenFiles, delegated_cgroup, most_processes, open_files, parse_cpus, parse_duration, parse_size, process_limit,
+    OpenFiles, most_processes, open_files, parse_cpus, parse_duration, parse_rate, parse_size, process_limit,
 };
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};
 pub use source::{FileId, Source, absolute, identify, open_without_links};
+pub use storage::{floor_of, source_of};
 pub use submounts::{MountEntry, read_mountinfo};
 pub use system::Origin;
 pub use writable::{RootAccess, WritableRoot};
@@ -378,8 +382,18 @@ pub struct Limits {
     pub memory_bytes: Option<Limit<u64>>,
     /// CPUs' worth of time per second of the whole tree.
     pub cpus: Option<Limit<f64>>,
-    /// The cgroup under which a group of the run's own is made, if any.
-    pub cgroup_parent: Option<PathBuf>,
+    /// Bytes per second read from each block device behind the mounts, and as
+    /// many written to it.
+    pub io_bytes_per_second: Option<Limit<u64>>,
+    /// Those devices, as `major:minor`.
+    pub io_devices: Vec<String>,
+    /// Bytes that the run may add to what is mounted read-write, and that each
+    /// private tmpfs may hold.
+    pub disk_bytes: Option<Limit<u64>>,
+    /// Where a cgroup of the run's own is made, if one is needed.
+    pub cgroup: Option<CgroupPlace>,
+    /// What is limited in it.
+    pub controllers: Vec<String>,
 }
 
 /// One limit.

@@ -42,6 +42,10 @@ pub struct Request {
     pub cpus: Option<f64>,
     /// `--pids`.
     pub pids: Option<u64>,
+    /// `--io`, in bytes per second.
+    pub io: Option<u64>,
+    /// `--disk`, in bytes.
+    pub disk: Option<u64>,
     /// `--output-limit`, in bytes.
     pub output_limit: Option<u64>,
     /// Whether the agent gets a terminal.

@@ -24,6 +24,8 @@ pub struct MountEntry {
     pub propagation: Vec<String>,
     /// File system type.
     pub fstype: String,
+    /// What was mounted: a device, where there is one.
+    pub source: String,
     /// Options of the file system.
     pub super_options: Vec<String>,
 }
@@ -49,7 +51,7 @@ fn parse(line: &str) -> Option<MountEntry> {
     let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     let (device, root, target, options) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let propagation = fields.by_ref().take_while(|field| *field != "-").map(str::to_owned).collect();
-    let (fstype, _source, super_options) = (fields.next()?, fields.next()?, fields.next().unwrap_or(""));
+    let (fstype, source, super_options) = (fields.next()?, fields.next()?, fields.next().unwrap_or(""));
     let list = |options: &str| options.split(',').map(str::to_owned).collect();
     Some(MountEntry {
         id,
@@ -60,6 +62,7 @@ fn parse(line: &str) -> Option<MountEntry> {
         options: list(options),
         propagation,
         fstype: fstype.to_owned(),
+        source: unescape(source),
         super_options: list(super_options),
     })
 }

@@ -135,6 +135,11 @@ impl Plan {
             "memory",
             limits.memory_bytes.as_ref().map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())),
         );
+        limit(
+            "io",
+            limits.io_bytes_per_second.as_ref().map(|l| (format!("{} bytes/s", l.value), l.enforced, l.by.as_str())),
+        );
+        limit("disk", limits.disk_bytes.as_ref().map(|l| (format!("{} bytes", l.value), l.enforced, l.by.as_str())));
         limit("cpus", limits.cpus.as_ref().map(|l| (l.value.to_string(), l.enforced, l.by.as_str())));
     }
 
