@@ -21,4 +21,5 @@ pub mod rootfs;
 pub mod runs;
 pub mod store;
 pub mod sys;
+pub mod systemd;
 pub mod vault;

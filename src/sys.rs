@@ -111,6 +111,24 @@ pub fn pass_as_descriptor_3(command: &mut Command, fd: OwnedFd) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Makes `command` enter a cgroup before it is executed: `0`, written to the
+/// `cgroup.procs` that `procs` is, is the writer (cgroup-v2, "Processes").
+pub fn enter_cgroup(command: &mut Command, procs: OwnedFd) {
+    let setup = move || nix::unistd::write(&procs, b"0").map(drop).map_err(io::Error::from);
+    // SAFETY: the closure makes one call that is async-signal-safe and allocates
+    // nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
+/// Makes `command` start in a cgroup namespace of its own, with the cgroup that
+/// it is in then as its root (cgroup_namespaces(7)).
+pub fn unshare_cgroups(command: &mut Command) {
+    let setup = || nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).map_err(io::Error::from);
+    // SAFETY: the closure makes one call that is async-signal-safe and allocates
+    // nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Makes `command` die with the thread that starts it (prctl(2),
 /// PR_SET_PDEATHSIG).
 pub fn die_with_parent(command: &mut Command) {

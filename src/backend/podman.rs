@@ -46,7 +46,12 @@ pub fn global_arguments(plan: &Plan, empty: &Path) -> Vec<OsString> {
 /// may make one (as root) that is below the launcher's own, whose limits hold
 /// for it.
 pub fn has_cgroup(plan: &Plan) -> bool {
-    plan.runtime.kind == RuntimeKind::Runc
+    makes_cgroup(plan.runtime.kind)
+}
+
+/// Whether podman does not run this runtime without a cgroup.
+pub fn makes_cgroup(runtime: RuntimeKind) -> bool {
+    runtime == RuntimeKind::Runc
 }
 
 /// Name of the cgroup below the launcher's in which podman makes the container's.

@@ -8,7 +8,7 @@ use nix::unistd::{AccessFlags, Uid, User, access};
 
 use super::{Finding, State};
 use crate::config::{Caller, Dirs};
-use crate::plan::delegated_cgroup;
+use crate::plan::find_cgroup;
 
 /// Overlays in user namespaces (5.11), mount_setattr (5.12), process limits of a
 /// user namespace (5.14).
@@ -52,24 +52,20 @@ pub fn caller(caller: &Caller) -> Finding {
     }
 }
 
-pub fn cgroup() -> Finding {
-    let matters = "--memory and --cpus need a delegated cgroup v2; without, a run that asks for them is refused";
-    match delegated_cgroup(Path::new("/sys/fs/cgroup"), &["memory", "cpu"]) {
-        Ok(parent) => Finding::new(
-            "cgroup delegation",
-            State::Ok,
-            format!("memory and cpu below {}", parent.display()),
-            matters,
-            None,
-        ),
-        Err(reason) => {
-            let mend = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-                "systemd-run --user --scope -p Delegate=yes belljar run …"
-            } else {
-                "boot with systemd.unified_cgroup_hierarchy=1, so that the host has cgroup v2"
-            };
-            Finding::new("cgroup delegation", State::Limited, reason, matters, Some(mend))
+pub fn cgroup(caller: &Caller) -> Finding {
+    let matters = "--memory, --cpus and --io are held in a cgroup; without one, a run that asks for them is refused";
+    let name = "cgroup";
+    match find_cgroup(caller, &["memory", "cpu", "pids", "io"]) {
+        Ok(place) => {
+            Finding::new(name, State::Ok, format!("memory, cpu, pids and io: {}", place.describe()), matters, None)
         }
+        Err(all) => match find_cgroup(caller, &["memory", "cpu"]) {
+            Ok(place) => {
+                let found = format!("memory and cpu: {}; not all: {}", place.describe(), all.reason);
+                Finding::new(name, State::Limited, found, matters, Some(&all.hint))
+            }
+            Err(no) => Finding::new(name, State::Limited, no.reason, matters, Some(&no.hint)),
+        },
     }
 }
 

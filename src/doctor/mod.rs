@@ -55,7 +55,7 @@ pub fn examine(caller: &Caller, dirs: &Dirs) -> Vec<Finding> {
     findings.extend(namespaces::examine());
     findings.extend(runtime::examine(caller));
     findings.extend(gateway::examine(caller, dirs));
-    findings.push(host::cgroup());
+    findings.push(host::cgroup(caller));
     findings.push(host::subordinate_ids(caller));
     findings.push(host::watches());
     findings.push(host::directories(dirs));

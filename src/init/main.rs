@@ -4,7 +4,7 @@
 //! Compiled by `build.rs` into a static program without any crate, because it
 //! has to run in any root. It speaks with the launcher over one SEQPACKET
 //! socket: `READY <finding>` out, `GO` in, `EXEC <errno>` or
-//! `EXIT <wait status>` out. The socket is a descriptor that it was started
+//! `EXIT <wait status>` out, with `full` where no more processes could be. The socket is a descriptor that it was started
 //! with, or a path to connect to, where something stands between the launcher
 //! and it that passes no descriptors on (podman). In that case the word is
 //! `GO <bytes> <processes> <streams>`: the whole environment of the agent
@@ -29,6 +29,8 @@ mod sys {
         pub fn send(fd: c_int, buf: *const c_void, len: usize, flags: c_int) -> isize;
         pub fn recv(fd: c_int, buf: *mut c_void, len: usize, flags: c_int) -> isize;
         pub fn fork() -> c_int;
+        pub fn getrlimit(resource: c_int, limit: *mut c_void) -> c_int;
+        pub fn pause() -> c_int;
         pub fn setpgid(pid: c_int, pgid: c_int) -> c_int;
         pub fn tcsetpgrp(fd: c_int, pgid: c_int) -> c_int;
         pub fn isatty(fd: c_int) -> c_int;
@@ -64,6 +66,7 @@ const SIG_IGN: usize = 1;
 const SIGTTOU: c_int = 22;
 const EINTR: i32 = 4;
 const EPERM: i32 = 1;
+const EAGAIN: i32 = 11;
 const ENOSYS: i32 = 38;
 /// HUP, INT, QUIT, USR1, USR2, TERM, CONT, WINCH.
 const FORWARDED: [c_int; 8] = [1, 2, 3, 10, 12, 15, 18, 28];
@@ -293,6 +296,31 @@ fn main() {
 }
 
 /// Starts the agent, and returns its exit code once it has ended.
+/// Whether no process can be started beside those that the agent, which has
+/// just gone, has left: RLIMIT_NPROC tells nobody that it was reached. As many
+/// are tried as may have gone with it, fewer where the limit is low. What is
+/// started here ends with this process.
+fn is_full() -> bool {
+    let mut limit = [0u64; 2];
+    // SAFETY: a struct rlimit is two such numbers.
+    #[allow(unsafe_code)]
+    if unsafe { sys::getrlimit(RLIMIT_NPROC, limit.as_mut_ptr().cast()) } == -1 {
+        return false;
+    }
+    (0..(limit[0] / 8 + 1).min(4)).any(|_| {
+        // SAFETY: this process has one thread; the child only waits.
+        #[allow(unsafe_code)]
+        unsafe {
+            match sys::fork() {
+                0 => loop {
+                    sys::pause();
+                },
+                pid => pid == -1 && errno() == EAGAIN,
+            }
+        }
+    })
+}
+
 fn run(fd: c_int, command: &[CString]) -> i32 {
     let mut argv: Vec<*const c_char> = command.iter().map(|arg| arg.as_ptr()).collect();
     argv.push(std::ptr::null());
@@ -353,7 +381,8 @@ fn run(fd: c_int, command: &[CString]) -> i32 {
             return 125;
         }
         if pid == agent && (status & 0x7f != 0x7f) {
-            tell(fd, &format!("EXIT {status}"));
+            let full = if status != 0 && is_full() { " full" } else { "" };
+            tell(fd, &format!("EXIT {status}{full}"));
             let signal = status & 0x7f;
             return if signal == 0 { (status >> 8) & 0xff } else { 128 + signal };
         }

@@ -13,14 +13,17 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::handshake::{InitSays, Line, Ready, receive_master};
+use super::leaf::{self, Leaf};
+use super::outcome::Ended;
 use super::podman;
 use super::protocol::{Channel, FromLauncher, ToLauncher};
 use super::replaced::Replaced;
 use super::staging::{self, staged};
+use super::tasks::TaskCount;
 use super::verify;
 use crate::backend::Stay;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Plan, process_limit};
+use crate::plan::{Limits, Plan, process_limit};
 
 /// How long the runtime may take until the init reports.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,6 +34,8 @@ const AFTER_CONMON: Duration = Duration::from_secs(2);
 /// How long it may take to pass on what conmon left to it: its own database may
 /// have to wait for a slow disk, and for other podmans.
 const AFTER_OUTPUT: Duration = Duration::from_secs(60);
+/// How long nothing may happen before the container is looked at again.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Longest piece of the environment in one message to the init, in bytes; below
 /// the kernel's default send buffer.
 const PIECE: usize = 64 << 10;
@@ -72,6 +77,8 @@ pub struct Container {
     pub below: Below,
     /// Whether the runtime ends with the container.
     stay: Stay,
+    /// The run's cgroup, if any.
+    leaf: Option<Leaf>,
     gateway_serves: bool,
     /// What the runtime itself has executed, as far as it was seen.
     programs: verify::Programs,
@@ -79,8 +86,20 @@ pub struct Container {
 
 impl Container {
     /// What was started.
-    pub fn new(runtime: Child, stay: Stay, line: Line, below: Below) -> Self {
-        Self { runtime, line, below, stay, gateway_serves: false, programs: verify::Programs::new() }
+    pub fn new(runtime: Child, (stay, leaf): (Stay, Option<Leaf>), line: Line, below: Below) -> Self {
+        Self { runtime, line, below, stay, leaf, gateway_serves: false, programs: verify::Programs::new() }
+    }
+
+    /// Moves a process of the runtime out of the run's cgroup: its limits are
+    /// the agent's.
+    pub fn let_out(&mut self, process: Pid) -> Result<()> {
+        let moved = self.leaf.as_ref().map_or(Ok(()), |leaf| leaf.let_out(process));
+        moved.map_err(|error| self.kill_because(error))
+    }
+
+    /// Whether the container's PID 1 is where its limits are.
+    pub fn check_cgroup(&mut self, init: Pid) -> Result<()> {
+        leaf::check(self.leaf.as_ref(), init).map_err(|error| self.kill_because(error))
     }
 
     /// Waits for the init's report, and meanwhile for the terminal, the
@@ -244,7 +263,12 @@ impl Container {
     }
 
     /// Stays until the container has ended.
-    pub fn watch(&mut self, init: Pid, channel: &Channel, mut replaced: Replaced) -> Result<FromLauncher> {
+    pub fn watch(
+        &mut self,
+        (init, limits): (Pid, &Limits),
+        channel: &Channel,
+        mut replaced: Replaced,
+    ) -> Result<FromLauncher> {
         let stays = self.stay == Stay::UntilTheEnd;
         let watched = if stays { Pid::from_raw(self.runtime.id() as i32) } else { init };
         let runtime = rustix::process::Pid::from_raw(watched.as_raw())
@@ -260,6 +284,7 @@ impl Container {
             Below::Podman(created) => Some(created.conmon.try_clone().step(|| "duplicate a descriptor".to_owned())?),
         };
         let mut ends_at: Option<Instant> = None;
+        let mut count = TaskCount::new(init, self.leaf.is_none().then_some(limits).and_then(process_limit));
         loop {
             let [runtime_at, channel_at, init_at, conmon_at] = [0, 1, 2, 3];
             let init_flags = if init_speaks { PollFlags::POLLIN } else { PollFlags::empty() };
@@ -272,10 +297,11 @@ impl Container {
                 watched.push(PollFd::new(conmon.as_fd(), PollFlags::POLLIN));
             }
             let patience = ends_at.map(|end| end.saturating_duration_since(Instant::now()));
-            poll_for(&mut watched, patience.unwrap_or(Duration::from_secs(3600)))?;
+            poll_for(&mut watched, patience.unwrap_or(LONGEST_WAIT).min(count.patience()))?;
             let woken: Vec<bool> =
                 watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
             drop(watched);
+            count.look();
             if woken.get(conmon_at) == Some(&true) {
                 let patience = match conmon.take() {
                     Some(conmon) if has_exited(&conmon) => AFTER_OUTPUT,
@@ -293,7 +319,10 @@ impl Container {
             if init_speaks && woken.get(init_at) == Some(&true) {
                 match self.line.hear()? {
                     InitSays::NotExecuted(errno) => channel.send(&FromLauncher::NotExecuted(errno), &[])?,
-                    InitSays::Exited(status) => wait_status = Some(status),
+                    InitSays::Exited(status, full) => {
+                        wait_status = Some(status);
+                        count.note(full);
+                    }
                     InitSays::Gone => init_speaks = false,
                     InitSays::Ready(_) => {}
                 }
@@ -305,7 +334,10 @@ impl Container {
             if woken[runtime_at] {
                 let code =
                     if stays { self.runtime.wait().ok().and_then(|status| status.code()) } else { code_of(init) };
-                return Ok(FromLauncher::Ended { wait_status, runtime_code: code });
+                let mut reached = self.leaf.as_ref().map(Leaf::reached).unwrap_or_default();
+                reached.pids |= count.is_reached();
+                let usage = self.leaf.as_ref().map(Leaf::usage);
+                return Ok(FromLauncher::Ended(Ended { wait_status, runtime_code: code, reached, usage }));
             }
         }
     }

@@ -68,8 +68,8 @@ pub enum InitSays {
     Ready(Ready),
     /// The agent could not be executed, with this errno.
     NotExecuted(i32),
-    /// The agent's wait status.
-    Exited(i32),
+    /// The agent's wait status, and whether its processes were as many as may be.
+    Exited(i32, bool),
     /// Nothing more will come.
     Gone,
 }
@@ -103,7 +103,10 @@ fn hear(handshake: &OwnedFd, peer: Option<Pid>) -> Result<InitSays> {
             InitSays::Ready(Ready { pid, finding: (!rest.is_empty()).then(|| rest.to_owned()) })
         }
         ("EXEC", rest) => InitSays::NotExecuted(number(rest)),
-        ("EXIT", rest) => InitSays::Exited(number(rest)),
+        ("EXIT", rest) => match rest.strip_suffix(" full") {
+            Some(rest) => InitSays::Exited(number(rest), true),
+            None => InitSays::Exited(number(rest), false),
+        },
         _ => InitSays::Gone,
     })
 }

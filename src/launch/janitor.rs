@@ -54,6 +54,11 @@ impl Janitor {
         }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The run has ended and cleaned up after itself.
     pub fn dismiss(mut self) -> Result<()> {
         let step = || "dismiss the janitor".to_owned();

@@ -13,11 +13,12 @@ use std::process::{Child, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
-use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, setgroups, setresgid, setresuid, setsid};
 
 use super::container::{Below, Container, Streams};
 use super::covers;
 use super::handshake::{Line, Ready};
+use super::leaf::Leaf;
 use super::network;
 use super::podman::{self, Podman, PodmanNamespace};
 use super::protocol::{Channel, FromLauncher, ToLauncher};
@@ -73,15 +74,12 @@ pub fn main(inheritance: Inheritance<'_>) -> isize {
 fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     let mut steps = Steps::begin();
     let channel = &given.channel;
-    match channel.receive::<ToLauncher>()? {
-        Some((ToLauncher::Begin, _)) => {}
-        _ => {
-            return Err(Error::failed("the supervisor ended before the launcher began"));
-        }
-    }
-    if given.plan.limits.cgroup_parent.is_some() && given.plan.runtime.backend != Backend::Podman {
-        // Made only now that the supervisor has moved this process to its cgroup.
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace".to_owned())?;
+    let leaf = match channel.receive::<ToLauncher>()? {
+        Some((ToLauncher::Begin, descriptors)) => Leaf::received(descriptors),
+        _ => return Err(Error::failed("the supervisor ended before the launcher began")),
+    };
+    if leaf.is_none() && given.plan.limits.cgroup.is_some() {
+        return Err(Error::failed("the supervisor sent no cgroup, and the limits need one"));
     }
     if given.plan.runtime.backend == Backend::Podman {
         podman::enter(given.podman.as_ref())?;
@@ -95,13 +93,13 @@ fn launch(given: &Inheritance<'_>) -> Result<FromLauncher> {
     steps.end("wait for id maps");
     staging::prepare(&given.plan.runtime)?;
     match given.plan.runtime.backend {
-        Backend::Podman => below_podman(given, steps),
-        _ => below_runtime(given, steps),
+        Backend::Podman => below_podman(given, leaf, steps),
+        _ => below_runtime(given, leaf, steps),
     }
 }
 
 /// An OCI runtime starts the bundle in the launcher's own namespaces.
-fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLauncher> {
+fn below_runtime(given: &Inheritance<'_>, leaf: Option<Leaf>, mut steps: Steps) -> Result<FromLauncher> {
     let channel = &given.channel;
     sys::loopback_up().step(|| "bring the loopback interface up".to_owned())?;
     open_listeners(given)?;
@@ -134,8 +132,13 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
     let console = given.plan.terminal.then(console_listener).transpose()?;
     let line = Line::Open { socket: ours, peer: None };
     let stay = given.plan.runtime.kind.runtime().stay();
-    let mut container = Container::new(start_runtime(given, theirs)?, stay, line, Below::OwnNamespace);
+    let runtime = start_runtime(given, leaf.as_ref(), theirs)?;
+    let runtimes = Pid::from_raw(runtime.id().cast_signed());
+    let mut container = Container::new(runtime, (stay, leaf), line, Below::OwnNamespace);
     let ready = container.wait_until_ready(given.plan, console.as_ref(), channel)?;
+    if stay == Stay::UntilTheEnd {
+        container.let_out(runtimes)?;
+    }
     steps.end("runtime");
     covers::make_equal(given.plan, ready.pid, &[]).map_err(|error| container.kill_because(error))?;
     let facts = verify::Facts {
@@ -151,7 +154,7 @@ fn below_runtime(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunch
 
 /// podman makes the container from what is staged; its network namespace is
 /// entered then, so that the listeners are there before the agent is.
-fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLauncher> {
+fn below_podman(given: &Inheritance<'_>, leaf: Option<Leaf>, mut steps: Steps) -> Result<FromLauncher> {
     let (plan, channel) = (given.plan, &given.channel);
     let detached = receive_mounts(channel)?;
     if plan.identity.files == FileOwnership::Idmapped {
@@ -165,7 +168,7 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
     let init_file = verify::Stamp::of(&staged("belljar/init"))?;
     let listener = podman::listen_for_init()?;
     let podman = Podman::new(plan, given.run, given.podman.as_ref())?;
-    let created = podman.create_and_initialise(&places, channel, init_file)?;
+    let created = podman.create_and_initialise(&places, (channel, leaf.as_ref()), init_file)?;
     steps.end("podman create and init");
     let facts = verify::Facts {
         run: given.run,
@@ -191,7 +194,8 @@ fn below_podman(given: &Inheritance<'_>, mut steps: Steps) -> Result<FromLaunche
         None
     };
     let runtime = podman.start(given.stdio.as_ref(), terminal)?;
-    let mut container = Container::new(runtime, Stay::UntilTheEnd, Line::Awaited(listener), Below::Podman(created));
+    let mut container =
+        Container::new(runtime, (Stay::UntilTheEnd, leaf), Line::Awaited(listener), Below::Podman(created));
     let ready = container.wait_until_ready(plan, None, channel)?;
     podman::forget_socket()?;
     steps.end("podman start");
@@ -212,6 +216,7 @@ fn proceed(
 ) -> Result<FromLauncher> {
     let channel = &given.channel;
     let mut report = verify::verify(given.plan, places, facts).map_err(|error| container.kill_because(error))?;
+    container.check_cgroup(ready.pid)?;
     if let Some(finding) = &ready.finding {
         let error = Error::failed("verify: the seccomp filter in force is not the plan's").because(finding);
         return Err(container.kill_because(error));
@@ -225,7 +230,7 @@ fn proceed(
     let replaced = Replaced::remember(given.plan, ready.pid)?;
     channel.send(&FromLauncher::Started(report), &[])?;
     container.go_on(given.plan, streams_of(given.stdio.as_ref())?)?;
-    container.watch(ready.pid, channel, replaced)
+    container.watch((ready.pid, &given.plan.limits), channel, replaced)
 }
 
 fn streams_of(stdio: Option<&[OwnedFd; 3]>) -> Result<Streams> {
@@ -291,7 +296,7 @@ fn console_listener() -> Result<UnixListener> {
     UnixListener::bind(&path).step(|| format!("listen on {}", path.display()))
 }
 
-fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
+fn start_runtime(given: &Inheritance<'_>, leaf: Option<&Leaf>, handshake: OwnedFd) -> Result<Child> {
     let plan = given.plan;
     let start = Start {
         kind: plan.runtime.kind,
@@ -314,6 +319,8 @@ fn start_runtime(given: &Inheritance<'_>, handshake: OwnedFd) -> Result<Child> {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
     }
+    // First: descriptor 3 may be the way in.
+    leaf.map_or(Ok(()), |leaf| leaf.enter(&mut command))?;
     sys::pass_as_descriptor_3(&mut command, handshake);
     command.spawn().step(|| format!("start the runtime {}", start.program.display()))
 }

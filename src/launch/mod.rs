@@ -4,11 +4,14 @@
 mod cgroup;
 mod container;
 mod covers;
+mod disk;
 mod handshake;
 mod idmap;
 mod janitor;
 mod launcher;
+mod leaf;
 mod network;
+mod outcome;
 mod outgoing;
 mod pasta;
 mod podman;
@@ -19,6 +22,7 @@ mod replaced;
 mod staging;
 mod steps;
 mod supervise;
+mod tasks;
 mod terminal;
 mod verify;
 mod writable;
@@ -39,16 +43,19 @@ use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
 use crate::sys;
 
-pub use cgroup::remove as remove_cgroup;
+pub use cgroup::{name as cgroup_name, remove as remove_cgroup};
 pub use janitor::Janitor;
+pub use leaf::{Reached, Usage};
+pub use outcome::{Cause, Outcome};
 pub use pasta::end as end_pasta;
 pub use podman::remove as remove_container;
 pub use protocol::Report;
-pub use supervise::{Cause, Outcome};
 pub use terminal::caller_has_terminal;
 
 use cgroup::Cgroup;
+use disk::Guard;
 use launcher::Inheritance;
+use leaf::Leaf;
 use outgoing::Outgoing;
 use pasta::Pasta;
 use podman::PodmanNamespace;
@@ -103,7 +110,7 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
-    let mut made = Made { directory, cgroup: None, launcher: None, pasta: None, podman: None, janitor };
+    let mut made = Made { directory, cgroup: Cgroup::default(), launcher: None, pasta: None, podman: None, janitor };
     let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps);
     match &result {
         Ok(outcome) => receipt.end(outcome),
@@ -130,7 +137,7 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
 /// What a run has made, in the order of making.
 struct Made {
     directory: RunDirectory,
-    cgroup: Option<Cgroup>,
+    cgroup: Cgroup,
     launcher: Option<Launcher>,
     pasta: Option<Pasta>,
     /// podman, where it has made, or may have made, the container.
@@ -149,24 +156,28 @@ impl Made {
         receipt: &Receipt,
         steps: &mut Steps,
     ) -> Result<Outcome> {
-        self.cgroup = Cgroup::create(&resolved.plan.limits, self.directory.id())?;
+        let guard = Guard::begin(&resolved.plan)?;
         let stdio = if resolved.plan.terminal { None } else { Some(relay::Stdio::open()?) };
         let (agent_side, own_side) = stdio.map(|stdio| (stdio.agent, stdio.own)).unzip();
         self.podman.clone_from(&resolved.plan.runtime.podman);
-        let (launcher, channel) = Launcher::start(resolved, self.directory.id(), self.cgroup.as_ref(), agent_side)?;
+        let (launcher, channel, detached) = Launcher::start(resolved, self.directory.id(), agent_side)?;
+        let pid = launcher.pid;
+        self.launcher = Some(launcher);
+        let own = [Pid::this(), self.janitor.pid(), pid];
+        let leaf = self.cgroup.make(&resolved.plan.limits, self.directory.id(), &own)?;
+        begin(&channel, leaf.as_ref(), &detached)?;
+        drop((leaf, detached));
         // A signal waits until somebody listens: it would end the supervisor alone.
         supervise::signals().thread_block().step(|| "hold signals back".to_owned())?;
-        let pid = launcher.pid;
         let helper = resolved.plan.egress.helper.clone();
         self.pasta = helper.map(|program| Pasta::new(program, pid, self.directory.path()));
-        self.launcher = Some(launcher);
         steps.end("launcher");
         receipt.write(dirs)?;
         steps.end("receipt");
         if let Some(outgoing) = &mut outgoing {
             outgoing.unlock()?;
         }
-        let around = Around { launcher: pid, run: self.directory.id(), outgoing, pasta: self.pasta.as_ref() };
+        let around = Around { launcher: pid, run: self.directory.id(), outgoing, pasta: self.pasta.as_ref(), guard };
         supervise::supervise(resolved, channel, own_side, around)
     }
 
@@ -175,7 +186,7 @@ impl Made {
         drop(self.pasta);
         drop(self.launcher);
         let container = self.podman.map_or(Ok(()), |podman| remove_container(&podman, self.directory.id()));
-        let cgroup = self.cgroup.map_or(Ok(()), Cgroup::remove);
+        let cgroup = self.cgroup.remove();
         let directory = self.directory.remove();
         let janitor = self.janitor.dismiss();
         [container, cgroup, directory, janitor].into_iter().filter_map(Result::err).collect()
@@ -207,14 +218,13 @@ struct Launcher {
 }
 
 impl Launcher {
-    /// Starts it in namespaces of its own, with all that only the supervisor can
-    /// give: id maps, cgroup, detached mounts.
+    /// Starts it in namespaces of its own, with id maps, and with the detached
+    /// mounts that only the supervisor can make. It waits for the word to begin.
     fn start(
         resolved: &Resolved,
         run: &str,
-        cgroup: Option<&Cgroup>,
         stdio: Option<[OwnedFd; 3]>,
-    ) -> Result<(Self, Channel)> {
+    ) -> Result<(Self, Channel, Vec<(usize, OwnedFd)>)> {
         let plan = &resolved.plan;
         // Before the launcher is there: both would contend for the kernel's lock
         // on mounts, which costs more than it saves.
@@ -233,32 +243,29 @@ impl Launcher {
         let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window, podman });
         // Below podman the launcher makes its own after it has entered podman's.
         let below_podman = plan.runtime.backend == Backend::Podman;
-        let mut flags = if below_podman { CloneFlags::empty() } else { NAMESPACES };
-        // A cgroup namespace has the cgroup of its making as its root: with a
-        // cgroup of the run's own it is made after the launcher was moved there.
-        if cgroup.is_some() {
-            flags -= CloneFlags::CLONE_NEWCGROUP;
-        }
+        let flags = if below_podman { CloneFlags::empty() } else { NAMESPACES };
         let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
             .step(|| "start the launcher in namespaces of its own".to_owned())
             .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
         let launcher = Self { pid };
         drop(given);
-        if let Some(cgroup) = cgroup {
-            cgroup.add(pid)?;
-        }
         if !below_podman {
             write_maps(pid, plan)?;
         }
-        ours.send(&ToLauncher::Begin, &[])?;
-        for chunk in detached.chunks(MOST_DESCRIPTORS) {
-            let places = chunk.iter().map(|(place, _)| *place).collect();
-            let descriptors: Vec<_> = chunk.iter().map(|(_, tree)| tree.as_fd()).collect();
-            ours.send(&ToLauncher::Mounts(places), &descriptors)?;
-        }
-        ours.send(&ToLauncher::MountsEnd, &[])?;
-        Ok((launcher, ours))
+        Ok((launcher, ours, detached))
     }
+}
+
+/// Gives the launcher the word to begin, and what it needs for it.
+fn begin(channel: &Channel, leaf: Option<&Leaf>, detached: &[(usize, OwnedFd)]) -> Result<()> {
+    let descriptors = leaf.map(Leaf::descriptors);
+    channel.send(&ToLauncher::Begin, descriptors.as_ref().map_or(&[], |all| all.as_slice()))?;
+    for chunk in detached.chunks(MOST_DESCRIPTORS) {
+        let places = chunk.iter().map(|(place, _)| *place).collect();
+        let descriptors: Vec<_> = chunk.iter().map(|(_, tree)| tree.as_fd()).collect();
+        channel.send(&ToLauncher::Mounts(places), &descriptors)?;
+    }
+    channel.send(&ToLauncher::MountsEnd, &[])
 }
 
 impl Drop for Launcher {
@@ -315,6 +322,8 @@ fn null() -> Result<OwnedFd> {
 impl Receipt {
     fn end(&mut self, outcome: &Outcome) {
         self.finish(Status::Ended, outcome.cause.describe(), Some(outcome.exit_code));
+        self.limits_reached = outcome.reached.clone();
+        self.usage = outcome.usage;
         self.verify = outcome.report.clone();
         self.requests = outcome.requests.clone();
     }

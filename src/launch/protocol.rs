@@ -12,6 +12,7 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::outcome::Ended;
 use crate::error::{Context, Error, Result};
 use crate::plan::Opened;
 use crate::sys;
@@ -24,7 +25,8 @@ pub const MOST_DESCRIPTORS: usize = 100;
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToLauncher {
-    /// The id maps are written: begin.
+    /// The id maps are written: begin. The way into the run's cgroup comes with
+    /// this message, where it has one.
     Begin,
     /// Detached mounts for these places of the plan come with this message.
     Mounts(Vec<usize>),
@@ -53,13 +55,7 @@ pub enum FromLauncher {
     /// The init could not execute the agent, with this errno.
     NotExecuted(i32),
     /// The container has ended.
-    Ended {
-        /// The agent's wait status, as the init saw it; `None` when the init
-        /// was killed with the rest.
-        wait_status: Option<i32>,
-        /// The runtime's exit code.
-        runtime_code: Option<i32>,
-    },
+    Ended(Ended),
     /// A step failed; nothing ran.
     Failed(Error),
 }

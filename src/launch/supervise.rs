@@ -9,32 +9,33 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
-use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
+use super::disk::{Guard, Watch};
+use super::outcome::{Cause, End, Ended, Outcome};
 use super::outgoing::Outgoing;
 use super::pasta::Pasta;
 use super::protocol::{Channel, FromLauncher, Report, ToLauncher};
 use super::refresh::{self, Watched};
 use super::relay::{self, Budget, OwnSide, Relays};
 use super::terminal::AgentTerminal;
-use crate::error::{Context, EXIT_REFUSED, EXIT_TIMEOUT, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gateway::{Gateway, Said, Trust};
 use crate::plan::{MountKind, Resolved};
 use crate::record::Head;
 
 /// How long the agent may take to end after a signal, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
-/// Exit code of a run that was killed: 128 + SIGKILL.
-const EXIT_KILLED: u8 = 137;
 
 /// What other threads tell the loop.
 #[derive(Debug)]
 pub enum Event {
     /// The agent has written all that it may.
     OutputLimit,
+    /// The agent has filled the disk as far as it may, or cannot be measured.
+    Disk(String),
     /// A signal came for the run.
     Signal(Signal),
     /// The caller's window has another size.
@@ -43,54 +44,6 @@ pub enum Event {
     Gateway(Said),
     /// A message of the launcher with its descriptors; `None` when it is gone.
     Launcher(Result<Option<(FromLauncher, Vec<OwnedFd>)>>),
-}
-
-/// Why a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// The agent ended by itself.
-    Exited(i32),
-    /// A signal ended the agent.
-    Signalled(i32),
-    /// The time was up.
-    Timeout,
-    /// The output was too much.
-    OutputLimit,
-    /// A signal to belljar, and the agent did not end within the grace.
-    Killed,
-    /// The command could not be executed.
-    NotExecuted(i32),
-}
-
-impl Cause {
-    /// In words.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Exited(code) => format!("exited with {code}"),
-            Self::Signalled(number) => match Signal::try_from(*number) {
-                Ok(signal) => format!("ended by {signal}"),
-                Err(_) => format!("ended by signal {number}"),
-            },
-            Self::Timeout => "timeout".to_owned(),
-            Self::OutputLimit => "output limit".to_owned(),
-            Self::Killed => "killed after the grace".to_owned(),
-            Self::NotExecuted(errno) => format!("not executed: {}", std::io::Error::from_raw_os_error(*errno)),
-        }
-    }
-}
-
-/// How a run ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Code for the caller.
-    pub exit_code: u8,
-    /// Why.
-    pub cause: Cause,
-    /// What verify compared.
-    pub report: Option<Report>,
-    /// Count and end of the record of requests.
-    pub requests: Option<Head>,
 }
 
 /// What a run has beside its plan.
@@ -103,12 +56,14 @@ pub struct Around<'a> {
     pub outgoing: Option<Outgoing>,
     /// What gives it a network of its own.
     pub pasta: Option<&'a Pasta>,
+    /// The guard of the disk.
+    pub guard: Option<Guard>,
 }
 
 /// Supervises the container to its end, and returns when all of its output has
 /// been passed on.
 pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>, around: Around<'_>) -> Result<Outcome> {
-    let Around { launcher, run, outgoing, pasta } = around;
+    let Around { launcher, run, outgoing, pasta, guard } = around;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -119,14 +74,21 @@ pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>, 
         listen(&sender, resolved.plan.terminal)?;
         signals().thread_unblock().step(|| "let signals in".to_owned())?;
         let gateway = outgoing.and_then(|outgoing| outgoing.start(run, sender.clone()));
+        let watch = guard.map(|guard| guard.watch(launcher, sender.clone()));
         let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), sender)?;
         let ended = supervisor.run(resolved, events).await;
         if ended.is_err() {
             // What holds the agent's pipes open would be waited for otherwise.
             let _ = kill(launcher, Signal::SIGKILL);
         }
+        let full = watch.and_then(Watch::end);
         let requests = supervisor.finish();
-        ended.and_then(|outcome| Ok(Outcome { requests: requests?, ..outcome }))
+        let mut outcome = ended?;
+        if let Some(full) = full.filter(|_| outcome.cause != Cause::Disk) {
+            eprintln!("belljar: {full}; the agent had ended by then");
+            outcome.reached.push("disk");
+        }
+        Ok(Outcome { requests: requests?, ..outcome })
     });
     runtime.shutdown_background();
     result
@@ -271,7 +233,10 @@ impl<'a> Supervisor<'a> {
                 return Err(error);
             }
             return match self.ending.take() {
-                Some(cause) => Ok(Some(self.outcome(cause, EXIT_KILLED))),
+                Some(cause) => {
+                    self.ending = Some(cause);
+                    Ok(Some(self.conclude(resolved, Ended::default())))
+                }
                 None => Err(Error::failed("the launcher ended without a word")
                     .hint("it may have been killed for want of memory: dmesg")),
             };
@@ -299,15 +264,13 @@ impl<'a> Supervisor<'a> {
                 }
             }
             FromLauncher::NotExecuted(errno) => self.not_executed = Some(errno),
-            FromLauncher::Ended { .. } if self.gateway_failed.is_some() => {
+            FromLauncher::Ended(_) if self.gateway_failed.is_some() => {
                 return self.gateway_failed.take().map_or(Ok(None), Err);
             }
-            FromLauncher::Ended { wait_status, runtime_code } => {
-                return Ok(Some(self.conclude(resolved, wait_status, runtime_code)));
-            }
+            FromLauncher::Ended(ended) => return Ok(Some(self.conclude(resolved, ended))),
             // The clock runs from the beginning, not from the agent's first instruction.
             FromLauncher::Failed(_) if self.ending == Some(Cause::Timeout) => {
-                return Ok(Some(self.conclude(resolved, None, None)));
+                return Ok(Some(self.conclude(resolved, Ended::default())));
             }
             FromLauncher::Failed(error) => return Err(error),
         }
@@ -322,6 +285,11 @@ impl<'a> Supervisor<'a> {
             }),
             Event::OutputLimit => {
                 self.ending.get_or_insert(Cause::OutputLimit);
+                self.say(&ToLauncher::Kill)
+            }
+            Event::Disk(how) => {
+                eprintln!("belljar: {how}; the run was ended");
+                self.ending.get_or_insert(Cause::Disk);
                 self.say(&ToLauncher::Kill)
             }
             Event::Launcher(_) => Ok(()),
@@ -379,44 +347,9 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    fn conclude(&mut self, resolved: &Resolved, wait_status: Option<i32>, runtime_code: Option<i32>) -> Outcome {
-        if let Some(errno) = self.not_executed {
-            let hint = match errno {
-                libc::ENOEXEC => "a program for this machine is needed, or a script that begins with #!".to_owned(),
-                _ => format!("inside, PATH is searched in {}; belljar explain shows the mounts", path_of(resolved)),
-            };
-            let error = Error::failed(format!("execute {}", resolved.plan.command[0]))
-                .because(std::io::Error::from_raw_os_error(errno))
-                .hint(hint);
-            eprintln!("{error}");
-            let code = if errno == libc::ENOENT { 127 } else { 126 };
-            return self.outcome(Cause::NotExecuted(errno), code);
-        }
-        match self.ending.take() {
-            Some(Cause::Timeout) => {
-                eprintln!("belljar: the time limit is up; the run was ended");
-                return self.outcome(Cause::Timeout, EXIT_TIMEOUT);
-            }
-            Some(Cause::OutputLimit) => {
-                eprintln!("belljar: the output limit is reached; the run was ended");
-                return self.outcome(Cause::OutputLimit, EXIT_KILLED);
-            }
-            Some(cause) => return self.outcome(cause, EXIT_KILLED),
-            None => {}
-        }
-        let byte = |code: i32| u8::try_from(code & 0xff).unwrap_or(EXIT_REFUSED);
-        match wait_status {
-            Some(status) if status & 0x7f != 0 => {
-                self.outcome(Cause::Signalled(status & 0x7f), byte(128 + (status & 0x7f)))
-            }
-            Some(status) => self.outcome(Cause::Exited((status >> 8) & 0xff), byte(status >> 8)),
-            // The init was killed with the rest, so by something on the host.
-            None => self.outcome(Cause::Signalled(libc::SIGKILL), byte(runtime_code.unwrap_or(i32::from(EXIT_KILLED)))),
-        }
-    }
-
-    fn outcome(&mut self, cause: Cause, exit_code: u8) -> Outcome {
-        Outcome { exit_code, cause, report: self.report.take(), requests: None }
+    fn conclude(&mut self, resolved: &Resolved, ended: Ended) -> Outcome {
+        let end = End { ending: self.ending.take(), not_executed: self.not_executed, ended };
+        end.conclude(&resolved.plan, self.report.take())
     }
 
     /// Passes on what is left, and ends the gateway; the head of its record.
@@ -429,10 +362,6 @@ impl<'a> Supervisor<'a> {
         }
         self.gateway.map_or(Ok(None), Gateway::stop)
     }
-}
-
-fn path_of(resolved: &Resolved) -> &str {
-    resolved.plan.environment.iter().find(|variable| variable.name == "PATH").map_or("", |variable| &variable.value)
 }
 
 async fn until(instant: Option<Instant>) {

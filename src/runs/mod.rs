@@ -80,7 +80,11 @@ impl RunDirectory {
             pid: nix::unistd::getpid().as_raw(),
             started: now(),
             command: plan.command.clone(),
-            cgroup: plan.limits.cgroup_parent.as_ref().map(|parent| parent.join(format!("belljar-{id}"))),
+            cgroup: plan
+                .limits
+                .cgroup
+                .as_ref()
+                .and_then(|place| Some(place.parent()?.join(crate::launch::cgroup_name(&id)))),
             image: plan.root.image().cloned(),
             podman: plan.runtime.podman.clone(),
         };

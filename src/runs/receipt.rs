@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::now;
 use crate::config::Dirs;
 use crate::error::{Context, Error, Result};
-use crate::launch::Report;
+use crate::launch::{Report, Usage};
 use crate::plan::Plan;
 use crate::record::Head;
 
@@ -47,6 +47,10 @@ pub struct Receipt {
     pub cause: String,
     /// Exit code of belljar.
     pub exit_code: Option<u8>,
+    /// Limits that the run reached: `memory`, `pids`, `timeout`, `output`, `disk`.
+    pub limits_reached: Vec<&'static str>,
+    /// What it used up, where it had a cgroup of its own.
+    pub usage: Option<Usage>,
     /// Limits that were asked for and were not in force.
     pub not_in_force: Vec<String>,
     /// What verify compared.
@@ -65,9 +69,6 @@ pub struct Receipt {
 impl Receipt {
     /// The receipt of a run that begins now.
     pub fn begin(run: &str, name: Option<&str>, plan: &Plan) -> Self {
-        let limits = &plan.limits;
-        let memory = limits.memory_bytes.as_ref().filter(|limit| !limit.enforced).map(|_| "memory".to_owned());
-        let cpus = limits.cpus.as_ref().filter(|limit| !limit.enforced).map(|_| "cpus".to_owned());
         Self {
             version: 1,
             run: run.to_owned(),
@@ -78,7 +79,9 @@ impl Receipt {
             ended: None,
             cause: "running".to_owned(),
             exit_code: None,
-            not_in_force: memory.into_iter().chain(cpus).collect(),
+            limits_reached: Vec::new(),
+            usage: None,
+            not_in_force: plan.limits.not_in_force().map(|(name, _)| name.to_owned()).collect(),
             verify: None,
             error: None,
             requests: None,

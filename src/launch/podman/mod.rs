@@ -26,8 +26,10 @@ pub use self::namespace::{PodmanNamespace, enter};
 
 use super::cgroup;
 use super::container::{Created, poll_for};
+use super::leaf::Leaf;
 use super::protocol::{Channel, ToLauncher};
 use super::staging::{STAGING, clone_source, merged, move_to, staged};
+use super::tasks::children_of;
 use super::verify::Stamp;
 use crate::backend::host_environment;
 use crate::backend::podman::{
@@ -118,7 +120,7 @@ impl<'a> Podman<'a> {
     pub fn create_and_initialise(
         &self,
         places: &[Option<Place>],
-        channel: &Channel,
+        (channel, leaf): (&Channel, Option<&Leaf>),
         init_file: Stamp,
     ) -> Result<Created> {
         let mut create = self.command();
@@ -126,8 +128,14 @@ impl<'a> Podman<'a> {
         self.call("create", create, channel)?;
         let mut init = self.command();
         init.arg("init").arg(container_name(self.run));
+        if let Some(leaf) = leaf {
+            leaf.enter(&mut init)?;
+            // podman has systemd move it away from a cgroup that it cannot see.
+            sys::unshare_cgroups(&mut init);
+        }
         self.call("init", init, channel)?;
         let (init, conmon) = (pid_in(PID_FILE)?, pid_in(CONMON_PID_FILE)?);
+        leaf.map_or(Ok(()), |leaf| leaf.let_out(conmon))?;
         let before = Stamp::of(Path::new(&format!("/proc/{init}/exe")))?;
         let conmon = rustix::process::Pid::from_raw(conmon.as_raw())
             .ok_or_else(|| Error::failed("podman wrote no process id of conmon"))?;
@@ -259,11 +267,6 @@ fn end_strays(run: &str) -> usize {
         let _ = kill(*conmon, Signal::SIGKILL);
     }
     found.len()
-}
-
-fn children_of(process: Pid) -> Vec<Pid> {
-    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
 fn with_lines(error: Error, text: &[u8]) -> Error {

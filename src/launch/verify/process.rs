@@ -64,7 +64,12 @@ pub(super) fn check_process(
     if below_podman(plan) && podman::has_cgroup(plan) {
         cgroup = without_own(&cgroup, facts.run);
     }
-    differences.compare("cgroup", read(Path::new("/proc/self/cgroup"))?, cgroup);
+    let mut own = read(Path::new("/proc/self/cgroup"))?;
+    if plan.limits.cgroup.is_some() {
+        // That of version 2 is the run's own, and looked up in there.
+        [&mut own, &mut cgroup].into_iter().for_each(|lines| *lines = without_version_2(lines));
+    }
+    differences.compare("cgroup", own, cgroup);
     let limits = read(&process.join("limits"))?;
     let limit = |name: &str| {
         let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
@@ -115,6 +120,10 @@ fn without_own(cgroups: &str, run: &str) -> String {
         (line.starts_with("0::") && is_id).then(|| if above == "0::" { "0::/".to_owned() } else { above.to_owned() })
     };
     cgroups.lines().map(|line| above(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
+}
+
+fn without_version_2(cgroups: &str) -> String {
+    cgroups.lines().filter(|line| !line.starts_with("0::")).map(|line| format!("{line}\n")).collect()
 }
 
 /// Ids, capabilities, no_new_privs, seccomp, and the id maps.
