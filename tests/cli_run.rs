@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::process::Stdio;
 
-use harness::{Jar, Live, finish};
+use harness::{Jar, Live, finish, load, slowly};
 
 #[test]
 fn the_agent_is_1000_and_nothing_else_is_printed() {
@@ -86,13 +86,13 @@ fn the_end_of_stdin_is_seen_and_a_closed_stdin_is_no_hang() {
 #[test]
 fn a_hundred_megabytes_arrive_whole() {
     let jar = Jar::new();
-    const SIZE: usize = 100 << 20;
-    let outcome = jar.sh("head -c 104857600 /dev/zero | tr '\\0' x; echo end >&2").success();
-    assert_eq!(outcome.stdout.len(), SIZE);
+    let size = load(100 << 20, 4 << 20) as usize;
+    let outcome = jar.sh(&format!("head -c {size} /dev/zero | tr '\\0' x; echo end >&2")).success();
+    assert_eq!(outcome.stdout.len(), size);
     assert!(outcome.stdout.iter().all(|byte| *byte == b'x'));
     assert_eq!(outcome.err(), "end\n");
-    let outcome = finish(jar.belljar(["run", "--", "cksum"]), &vec![b'x'; SIZE]).success();
-    assert!(outcome.out().ends_with(&format!(" {SIZE}\n")), "{}", outcome.out());
+    let outcome = finish(jar.belljar(["run", "--", "cksum"]), &vec![b'x'; size]).success();
+    assert!(outcome.out().ends_with(&format!(" {size}\n")), "{}", outcome.out());
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_silent_socket_as_stdin_holds_nothing_up() {
         let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("start belljar");
         let mut ended = None;
         let begun = std::time::Instant::now();
-        while ended.is_none() && begun.elapsed() < std::time::Duration::from_secs(20) {
+        while ended.is_none() && begun.elapsed() < slowly(std::time::Duration::from_secs(20)) {
             ended = child.try_wait().expect("look at it");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }

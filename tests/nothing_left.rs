@@ -8,11 +8,13 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Dice, Jar, Live, SOON, below_podman, descendants, eventually, finish, is_alive, processes_with, tree};
+use harness::{
+    Dice, Jar, Live, SOON, below_podman, descendants, eventually, finish, is_alive, load, processes_with, slowly, tree,
+};
 use nix::sys::signal::Signal;
 
 /// How often the supervisor is killed, each time at another moment.
-const KILLS: usize = 30;
+const KILLS: u64 = 30;
 
 /// An agent with children in sessions of their own, which ignore what they can.
 /// The mark is in every process' arguments.
@@ -31,7 +33,7 @@ fn start(jar: &Jar, options: &[&str], mark: &str) -> Live {
 }
 
 /// A number that no other test sleeps.
-fn mark(number: usize) -> String {
+fn mark(number: u64) -> String {
     format!("8{}.{}{number:03}", std::process::id(), Dice::new().below(900) + 100)
 }
 
@@ -89,7 +91,7 @@ fn after_the_agent_has_ended() {
 
 #[test]
 fn after_sigterm_and_sigint() {
-    for (number, signal) in [Signal::SIGTERM, Signal::SIGINT].into_iter().enumerate() {
+    for (number, signal) in [(0, Signal::SIGTERM), (1, Signal::SIGINT)] {
         let jar = Jar::new();
         let project = tree(&jar.project());
         let mark = mark(number);
@@ -134,7 +136,7 @@ fn after_sigkill_of_the_supervisor_at_any_moment() {
     let begun = Instant::now();
     measured.run(&[], &["true"]).success();
     let window = 2 * begun.elapsed().as_micros() as u64;
-    for number in 0..KILLS {
+    for number in 0..load(KILLS, 4) {
         let mark = mark(number);
         let _ = fs::remove_file(jar.group("main").join("began"));
         let live = start(&jar, &[], &mark);
@@ -161,10 +163,10 @@ fn after_sigkill_in_the_first_milliseconds() {
     let jar = Jar::new();
     let project = tree(&jar.project());
     let mut dice = Dice::new();
-    for number in 0..5 * KILLS {
+    for number in 0..load(5 * KILLS, 10) {
         let mark = mark(number);
         let live = start(&jar, &[], &mark);
-        thread::sleep(Duration::from_micros(dice.below(12_000)));
+        thread::sleep(slowly(Duration::from_micros(dice.below(12_000))));
         live.signal(Signal::SIGKILL);
         // Not by waiting for the end of its output, which a process that is left
         // would hold open.

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use harness::{Dice, Jar, SECRET};
+use harness::{Dice, Jar, SECRET, load, slowly};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-const STARTS: usize = 200;
+/// On an ordinary machine.
+const STARTS: u64 = 200;
 
 /// Exchanges two names, again and again, until it is dropped.
 struct Swapper {
@@ -36,9 +37,9 @@ impl Swapper {
             while !seen.load(Ordering::SeqCst) {
                 // The right one for a while, so that some starts come through;
                 // the wrong one for a moment anywhere between check and use.
-                thread::sleep(Duration::from_micros(dice.below(12_000)));
+                thread::sleep(slowly(Duration::from_micros(dice.below(12_000))));
                 swap();
-                thread::sleep(Duration::from_micros(dice.below(3_000)));
+                thread::sleep(slowly(Duration::from_micros(dice.below(3_000))));
                 swap();
             }
         });
@@ -69,7 +70,7 @@ fn no_leak(jar: &Jar, one: &Path, target: &Path, options: &[&str], read: &str) {
     symlink(target, &link).expect("make a link");
     let swapper = Swapper::start(one.to_owned(), link);
     let (mut through, mut refused) = (0, 0);
-    for _ in 0..STARTS {
+    for _ in 0..load(STARTS, 6) {
         let outcome = jar.run(options, &["sh", "-c", &format!("cat {read}; cat {read}")]);
         assert!(!outcome.out().contains(SECRET), "the agent read the secret");
         match outcome.code {
@@ -147,7 +148,7 @@ fn a_name_inside_the_project_swapped_with_a_link_leads_nowhere() {
     let link = jar.path("link");
     symlink(jar.path("secret/on"), &link).expect("make a link");
     let swapper = Swapper::start(jar.path("right/on"), link);
-    for _ in 0..STARTS / 4 {
+    for _ in 0..load(STARTS / 4, 3) {
         let outcome = jar
             .run(&options, &["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do cat /workspace/project/on/the/way/file; done"]);
         assert!(!outcome.out().contains(SECRET), "the agent read the secret");

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use belljar::vault::IfMissing;
-use harness::{Dice, Jar, Live, finish};
+use harness::{Dice, Jar, Live, finish, load, slowly};
 use nix::sys::signal::Signal;
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -167,16 +167,16 @@ fn killed_at_any_moment_of_a_change_everything_opens() {
     assert_eq!(authority(&jar), AUTHORITY);
     let mut dice = Dice::new();
     let mut unfinished = 0;
-    for round in 0..60 {
+    for round in 0..load(60, 10) {
         let live = Live::start(jar.belljar(["secret", "rotate", "--key"]));
-        thread::sleep(Duration::from_micros(dice.below(12_000)));
+        thread::sleep(slowly(Duration::from_micros(dice.below(12_000))));
         live.signal(Signal::SIGKILL);
         let _ = live.wait();
         unfinished += usize::from(jar.path("belljar/config/vault.key.new").exists());
         all_open(&jar, &["one", "two", "three"]);
         assert_eq!(authority(&jar), AUTHORITY, "round {round}");
     }
-    println!("{unfinished} of 60 were killed between begin and finish");
+    println!("{unfinished} were killed between begin and finish");
     secret(&jar, &["rotate", "--key"], "").success();
     all_open(&jar, &["one", "two", "three"]);
     let left = harness::names_in(&jar.path("belljar/config"));

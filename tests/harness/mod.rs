@@ -26,6 +26,25 @@ use tempfile::TempDir;
 pub use process::{Live, Outcome, descendants, finish, is_alive, processes_with};
 pub use root::unpacked_root;
 
+/// How many times longer everything may take here than on an ordinary machine:
+/// `BELLJAR_TEST_SLOW`, for a machine that is emulated in software.
+pub fn slowly(within: Duration) -> Duration {
+    within.mul_f64(factor("BELLJAR_TEST_SLOW"))
+}
+
+/// A load that is `whole` on an ordinary machine, divided by `BELLJAR_TEST_LOAD`,
+/// and never below `least`, with which the test still proves something.
+pub fn load(whole: u64, least: u64) -> u64 {
+    ((whole as f64 / factor("BELLJAR_TEST_LOAD")) as u64).max(least)
+}
+
+fn factor(name: &str) -> f64 {
+    let Some(text) = std::env::var(name).ok().filter(|text| !text.is_empty()) else { return 1.0 };
+    let factor = text.parse().unwrap_or(0.0);
+    assert!((1.0..=1000.0).contains(&factor), "{name}={text}: a number from 1 to 1000");
+    factor
+}
+
 /// After this a program that still runs is killed, and the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// What is promised within a second, with room for a loaded machine.
@@ -85,8 +104,10 @@ pub fn system_program(name: &str) -> Option<PathBuf> {
     PATH.split(':').map(|directory| Path::new(directory).join(name)).find(|file| file.is_file())
 }
 
-/// Waits until `happened`; a failure when it has not within the deadline.
+/// Waits until `happened`; a failure when it has not within the deadline, which
+/// is stretched where `BELLJAR_TEST_SLOW` says so.
 pub fn eventually(what: &str, within: Duration, mut happened: impl FnMut() -> bool) {
+    let within = slowly(within);
     let begun = Instant::now();
     while !happened() {
         assert!(begun.elapsed() < within, "not within {within:?}: {what}");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DEADLINE, SOON};
+use super::{DEADLINE, SOON, slowly};
 
 /// How a program ended, and what it said.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Live {
             stdout: child.stdout.take().map(Collected::from),
             stderr: child.stderr.take().map(Collected::from),
             child,
-            deadline: Instant::now() + DEADLINE,
+            deadline: Instant::now() + slowly(DEADLINE),
         }
     }
 
@@ -195,7 +195,7 @@ impl Live {
             }
             if Instant::now() > self.deadline {
                 let _ = self.child.kill();
-                panic!("it hung for {DEADLINE:?}; stdout: {}", shorten(&self.so_far()));
+                panic!("it hung for {:?}; stdout: {}", slowly(DEADLINE), shorten(&self.so_far()));
             }
             thread::sleep(Duration::from_millis(2));
         };
@@ -222,7 +222,7 @@ impl Drop for Live {
         // about to remove.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let begun = Instant::now();
-        while begun.elapsed() < SOON && matches!(self.child.try_wait(), Ok(None)) {
+        while begun.elapsed() < slowly(SOON) && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Jar, Live, Outcome, SOON, belljar, finish, is_root, skip, system_program};
+use crate::harness::{Jar, Live, Outcome, SOON, belljar, finish, is_root, skip, slowly, system_program};
 
 pub use log::{all_headers, header, json_lines};
 
@@ -246,7 +246,7 @@ impl Drop for World {
     fn drop(&mut self) {
         drop(self.live.stdin.take());
         let begun = Instant::now();
-        while self.live.is_running() && begun.elapsed() < SOON {
+        while self.live.is_running() && begun.elapsed() < slowly(SOON) {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
