@@ -116,7 +116,7 @@ mod tests {
         assert_eq!((entry.root.as_str(), entry.target.as_str()), ("/a b", r"/mnt/c\d"));
         assert_eq!(entry.propagation, ["master:1", "shared:2"]);
         assert!(entry.has("noatime") && !entry.has("ro"));
-        assert_eq!(entry.fstype, "ext3");
+        assert_eq!((entry.fstype.as_str(), entry.source.as_str()), ("ext3", "/dev/root"));
     }
 
     #[test]
@@ -130,6 +130,7 @@ mod tests {
             options: vec![],
             propagation: vec![],
             fstype: String::new(),
+            source: String::new(),
             super_options: vec![],
         };
         let mounts = [mount("/a"), mount("/a/b"), mount("/ab"), mount("/a/b"), mount("/a/b/c")];
