@@ -36,17 +36,29 @@ impl Caller {
         let able = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         let is_root = uid == 0
             && [Capability::CAP_SYS_ADMIN, Capability::CAP_SETUID, Capability::CAP_SETGID].into_iter().all(able);
-        let home = match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
-            Some(home) => home,
-            None => User::from_uid(geteuid())
-                .step(|| format!("look up uid {uid} in the user database"))?
-                .map(|user| user.dir)
-                .ok_or_else(|| {
-                    Error::refused("HOME is not set and the user database has no home for this user")
-                        .hint("export HOME=/path/to/your/home")
-                })?,
-        };
+        let home = find_home(uid)?;
         Ok(Self { uid, gid, is_root, home })
+    }
+}
+
+/// `$HOME`, or what the user database has. A user that a unit made up has none,
+/// or `/` (systemd.exec(5), DynamicUser=); what it has is the unit's StateDirectory=.
+fn find_home(uid: u32) -> Result<PathBuf> {
+    let given = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let home = match given {
+        Some(home) => Some(home),
+        None => User::from_uid(geteuid())
+            .step(|| format!("look up uid {uid} in the user database"))?
+            .map(|user| user.dir)
+            .filter(|home| home.is_absolute()),
+    };
+    let nowhere = home.as_deref().is_none_or(|home| home == Path::new("/"));
+    let state = env::var("STATE_DIRECTORY").ok().and_then(|given| given.split(':').next().map(PathBuf::from));
+    match (home, state.filter(|state| nowhere && state.is_absolute())) {
+        (_, Some(state)) => Ok(state),
+        (Some(home), None) => Ok(home),
+        (None, None) => Err(Error::refused("HOME is not set and the user database has no home for this user")
+            .hint("export HOME=/path/to/your/home; in a unit with DynamicUser=yes: StateDirectory=belljar")),
     }
 }
 

@@ -6,6 +6,7 @@
 //! on the host.
 
 mod allowed;
+mod beneath;
 mod blocked;
 mod build;
 mod cgroup;
@@ -37,6 +38,7 @@ use crate::config::Backend;
 use crate::image::Digest as ImageDigest;
 
 pub use allowed::{Allowlist, AllowlistState, Verdict};
+pub use beneath::open_without_links;
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build, wanted_image};
 pub use cgroup::{CgroupPlace, HIERARCHY, below, find_cgroup, own_cgroup};
@@ -48,7 +50,7 @@ pub use limits::{
 pub use mounts::{Mounts, Surroundings, join};
 pub use own::OwnPlaces;
 pub use request::{Access, EgressMode, MountArgument, ProjectArgument, Request};
-pub use source::{FileId, Source, absolute, identify, open_without_links};
+pub use source::{FileId, Source, absolute, identify};
 pub use storage::{floor_of, source_of};
 pub use submounts::{MountEntry, read_mountinfo};
 pub use system::Origin;

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::beneath::open_without_links;
 use super::own::OwnPlaces;
 use super::request::{Access, MountArgument};
-use super::source::{FileId, Source, absolute, check_characters, open_without_links};
+use super::source::{FileId, Source, absolute, check_characters};
 use super::submounts::{MountEntry, below};
 use super::walk;
 use super::{Allowlist, Blocked, Mount, MountKind, RootAccess, Shadow, ShadowKind, Shadowed, Trust};

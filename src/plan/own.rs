@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::source::{FileId, Source, identify, open_without_links};
+use super::beneath::open_without_links;
+use super::source::{FileId, Source, identify};
 use crate::config::Dirs;
 use crate::error::{Error, Result};
 

@@ -4,9 +4,10 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::fstat;
 use serde::Serialize;
 
+use super::beneath::open_without_links;
 use crate::error::{Context, Error, Result};
 
 /// Which file it is, whatever its name: device and inode number.
@@ -66,18 +67,6 @@ impl Source {
         let id = FileId { device: stat.st_dev, inode: stat.st_ino };
         Ok(Self { path, file, id, directory, uid: stat.st_uid, gid: stat.st_gid })
     }
-}
-
-/// Opens `path` as O_PATH; a symbolic link anywhere gives ELOOP (openat2(2),
-/// RESOLVE_NO_SYMLINKS).
-pub fn open_without_links(path: &Path) -> rustix::io::Result<OwnedFd> {
-    openat2(
-        CWD,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    )
 }
 
 /// Which file the descriptor is of.

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, openat2, statat};
+use rustix::fs::{AtFlags, FileType, RawDir, statat};
 
+use super::beneath::open_directory_beneath;
 use super::blocked::Blocked;
 use super::source::FileId;
 use super::{Shadow, ShadowKind};
@@ -160,13 +161,7 @@ struct Work {
 /// the agent, who has no more rights than the caller, cannot open them either.
 /// Mounts of the host below `root` are not entered.
 fn each_directory(root: BorrowedFd<'_>, visit: &(dyn Fn(BorrowedFd<'_>, &Path) -> Vec<PathBuf> + Sync)) {
-    let open = |relative: &Path| {
-        let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        openat2(root, path, flags, Mode::empty(), resolve)
-    };
-    let step = |relative: PathBuf| match open(&relative) {
+    let step = |relative: PathBuf| match open_directory_beneath(root, &relative) {
         Ok(directory) => visit(directory.as_fd(), &relative),
         Err(_) => Vec::new(),
     };
