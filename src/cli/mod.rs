@@ -20,6 +20,7 @@ mod run;
 mod secret;
 mod show;
 mod stop;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,7 @@ enum Command {
     Approvals(approvals::Arguments),
     Approve(approve::Arguments),
     Deny(deny::Arguments),
+    Systemd(systemd::Arguments),
 }
 
 /// Parses the command line, does what it says, and returns the exit code.
@@ -95,6 +97,7 @@ impl Cli {
             Command::Approvals(arguments) => arguments.execute(),
             Command::Approve(arguments) => arguments.execute(),
             Command::Deny(arguments) => arguments.execute(),
+            Command::Systemd(arguments) => arguments.execute(),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! The options that run, explain and bundle share.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::backend::ImagePlace;
 use crate::config::{Backend, MAIN, start_over_as};
 use crate::error::{Error, Result};
 use crate::launch::caller_has_terminal;
 use crate::plan::{
-    EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_rate, parse_size,
+    Access, EgressMode, MountArgument, ProjectArgument, Request, parse_cpus, parse_duration, parse_rate, parse_size,
 };
 
 /// What is to be run, and under which restrictions.
@@ -118,4 +119,120 @@ impl PlanOptions {
             command: self.command,
         })
     }
+}
+
+impl PlanOptions {
+    /// The user named by `--as-user`, who is not become.
+    pub fn take_user(&mut self) -> Option<String> {
+        self.as_user.take()
+    }
+
+    /// Whether a command or a group was typed.
+    pub fn names_a_run(&self) -> bool {
+        !self.command.is_empty() || self.group != MAIN
+    }
+
+    /// The same options for a call from somewhere else, without a caller's
+    /// environment and terminal: what is relative is below `base`.
+    pub fn in_unit(self, base: &Path) -> Result<Vec<String>> {
+        // All of them, so that a new one is not forgotten.
+        let Self {
+            group,
+            project,
+            mounts,
+            environment,
+            rootfs,
+            image,
+            writable_root,
+            backend,
+            runtime,
+            egress,
+            timeout,
+            memory,
+            cpus,
+            pids,
+            io,
+            disk,
+            output_limit,
+            tty,
+            no_tty: _,
+            workdir,
+            as_user: _,
+            command,
+        } = self;
+        if tty {
+            return Err(Error::usage("--tty: a unit has no terminal").hint("leave it away"));
+        }
+        if let Some(name) = environment.iter().find(|variable| !variable.contains('=')) {
+            return Err(Error::usage(format!("--env {name}: a unit has no caller whose variable could be passed on"))
+                .hint(format!("--env {name}=VALUE; a credential: belljar secret add NAME --env {name}")));
+        }
+        let mut words: Vec<String> = Vec::new();
+        let mut add = |option: &str, value: Option<String>| {
+            words.extend(value.map(|value| format!("{option}={value}")));
+        };
+        let project = match project {
+            None if group == MAIN => Some(format!("{}:ro", text_of(base)?)),
+            None => None,
+            Some(given) => Some(format!("{}{}", from_base(base, &given.directory)?, suffix(given.access))),
+        };
+        add("--group", Some(group));
+        add("--project", project);
+        for mount in mounts {
+            let source = from_base(base, &mount.source)?;
+            let target = mount.target.map_or(String::new(), |target| format!(":{target}"));
+            add("--mount", Some(format!("{source}{target}{}", suffix(mount.access))));
+        }
+        environment.into_iter().for_each(|variable| add("--env", Some(variable)));
+        let is_directory = |root: &String| root != "host";
+        let rootfs = match rootfs.filter(is_directory) {
+            Some(directory) => Some(from_base(base, &directory)?),
+            None => None,
+        };
+        add("--rootfs", rootfs);
+        add("--image", image);
+        add("--backend", backend.and_then(|backend| Some(backend.to_possible_value()?.get_name().to_owned())));
+        let runtime = match runtime {
+            Some(path) if path.contains('/') => Some(from_base(base, &path)?),
+            name => name,
+        };
+        add("--runtime", runtime);
+        add("--egress", egress.map(|mode| mode.name().to_owned()));
+        add("--timeout", timeout.map(|time| humantime::format_duration(time).to_string().replace(' ', "")));
+        add("--memory", memory.map(|bytes| bytes.to_string()));
+        add("--cpus", cpus.map(|cpus| cpus.to_string()));
+        add("--pids", pids.map(|pids| pids.to_string()));
+        add("--io", io.map(|bytes| bytes.to_string()));
+        add("--disk", disk.map(|bytes| bytes.to_string()));
+        add("--output-limit", output_limit.map(|bytes| bytes.to_string()));
+        add("--workdir", workdir);
+        if writable_root {
+            words.push("--writable-root".to_owned());
+        }
+        if !command.is_empty() {
+            words.push("--".to_owned());
+            words.extend(command);
+        }
+        Ok(words)
+    }
+}
+
+fn suffix(access: Access) -> &'static str {
+    match access {
+        Access::ReadOnly => ":ro",
+        Access::ReadWrite => ":rw",
+    }
+}
+
+fn text_of(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::refused(format!("{} is not valid UTF-8", path.display())).hint("mv it"))
+}
+
+/// A typed path from anywhere; `~` stays what it is for the run.
+fn from_base(base: &Path, typed: &str) -> Result<String> {
+    if typed.starts_with('~') || typed.starts_with('/') {
+        return Ok(typed.to_owned());
+    }
+    let whole: PathBuf = base.join(typed).components().collect();
+    text_of(&whole).map(str::to_owned)
 }

@@ -230,6 +230,8 @@ pub struct GroupConfig {
     pub output_limit: Option<u64>,
     /// `enforce`.
     pub enforce: Option<Enforce>,
+    /// `--project`, for main, where no `--project` is typed.
+    pub project: Option<String>,
     /// Directories and files of the host for this group.
     #[serde(default)]
     pub mounts: Vec<ConfiguredMount>,

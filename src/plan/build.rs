@@ -8,7 +8,7 @@ use super::command::Program;
 use super::egress::GatewayParts;
 use super::mounts::{Mounts, Options, Surroundings};
 use super::own::{OwnPlaces, real_path};
-use super::request::{Access, MountArgument, Request};
+use super::request::{Access, MountArgument, ProjectArgument, Request};
 use super::source::{absolute, check_characters};
 use super::{
     Allowlist, BELLJAR_DIR, Blocked, HOME, Limits, Mount, MountKind, Plan, Root, RootAccess, RootKind, Seccomp, Trust,
@@ -78,7 +78,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     }
     add_private(&mut mounts, request.terminal);
     let needed = add_group(&mut mounts, &group, dirs);
-    add_persons(&mut mounts, request, &around, &group_config.mounts)?;
+    add_persons(&mut mounts, request, &around, &group_config)?;
     let program = match root.is_host() {
         true => Program::find(&typed[0], &caller.home)?,
         false => Program { reason: "looked up in the root".to_owned(), ..Program::default() },
@@ -334,13 +334,22 @@ fn add_persons(
     mounts: &mut Mounts,
     request: &Request,
     around: &Surroundings<'_>,
-    configured: &[crate::config::ConfiguredMount],
+    configured: &GroupConfig,
 ) -> Result<()> {
     let mut targets = Vec::new();
-    match (&request.project, around.trust) {
+    let configured_project =
+        configured.project.as_deref().map(str::parse::<ProjectArgument>).transpose().map_err(|error| {
+            Error::refused(format!("[group.{}] project: {}", request.group, error.what))
+                .hint("for example project = \"~/src/app:ro\"")
+        })?;
+    let (project, base, by) = match (&request.project, &configured_project) {
+        (Some(typed), _) => (Some(typed), true, "--project"),
+        (None, set) => (set.as_ref(), false, "the configuration"),
+    };
+    match (project, around.trust) {
         (Some(project), Trust::Untrusted) => {
             return Err(Error::refused(format!(
-                "--project {}: group `{}` gets no project",
+                "project {}, asked for by {by}: group `{}` gets no project",
                 project.directory, request.group
             ))
             .because("only main, the trusted group, sees the project")
@@ -348,18 +357,20 @@ fn add_persons(
         }
         (None, Trust::Untrusted) => {}
         (project, Trust::Trusted) => {
-            let here = std::env::current_dir().map_err(|error| {
-                Error::refused("read the current directory").because(error).hint("cd to a directory that exists")
-            })?;
-            let (path, access, reason) = match project {
-                Some(project) => (
-                    absolute(&project.directory, &around.caller.home, Some(&here))?,
-                    project.access,
-                    "the project, asked for by --project",
-                ),
-                None => (here, Access::ReadOnly, "the project: the current directory"),
+            let here = || {
+                std::env::current_dir().map_err(|error| {
+                    Error::refused("read the current directory").because(error).hint("cd to a directory that exists")
+                })
             };
-            mounts.add_project(around, &path, access, reason).map_err(|error| match (project, &error.hint) {
+            let (path, access, reason) = match project {
+                Some(project) => {
+                    let base = base.then(here).transpose()?;
+                    let path = absolute(&project.directory, &around.caller.home, base.as_deref())?;
+                    (path, project.access, format!("the project, asked for by {by}"))
+                }
+                None => (here()?, Access::ReadOnly, "the project: the current directory".to_owned()),
+            };
+            mounts.add_project(around, &path, access, &reason).map_err(|error| match (project, &error.hint) {
                 (None, _) => Error {
                     hint: Some(format!(
                         "{}; or choose the project: --project DIR",
@@ -371,7 +382,7 @@ fn add_persons(
             })?;
         }
     }
-    let configured = configured.iter().map(|mount| MountArgument {
+    let configured = configured.mounts.iter().map(|mount| MountArgument {
         source: mount.host.clone(),
         target: mount.container.clone(),
         access: if mount.readonly { Access::ReadOnly } else { Access::ReadWrite },

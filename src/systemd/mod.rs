@@ -1,6 +1,9 @@
 //! What belljar has to do with systemd: transient scopes, in which a run's
-//! limits are held. Nothing here is needed on a host without it.
+//! limits are held, and units. Nothing here is needed on a host without it.
 
+pub mod install;
+mod job;
 mod scope;
+pub mod unit;
 
 pub use scope::{Manager, ManagerKind};

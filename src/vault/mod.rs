@@ -5,8 +5,10 @@
 //! not sealed here: that a record was removed, or that the whole file is an
 //! older one.
 
+mod credential;
 mod document;
 mod file;
+mod hand_over;
 mod passphrase;
 pub mod presets;
 mod prompt;
@@ -31,7 +33,9 @@ use document::{Document, Entry, Lock, lock, write_whole};
 use passphrase::Passphrase;
 use source::Source;
 
+pub use credential::credential_file;
 pub use file::read_bounded;
+pub use hand_over::{HandedOver, hand_over};
 pub use prompt::hidden;
 pub use record::{Binding, Endpoint, Injection, PLACEHOLDER, Record, Secret, Target};
 pub use rekey::Changed;

@@ -5,10 +5,10 @@
 //! the vault seals everything with it, `finish` lets the old one go. Until then
 //! a reader gets both, and what is sealed names its key.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::credential::{self, CREDENTIAL, credential_file};
 use super::document::{beside, sync_directory, write_first, write_whole};
 use super::file::{key_text, parse_key, read_private};
 use super::passphrase::{self, Passphrase, Protected};
@@ -16,8 +16,6 @@ use super::seal::Key;
 use crate::config::{Dirs, KeySource, VaultConfig, create_private};
 use crate::error::{Context, Error, Result};
 
-/// The credential's name in the systemd unit.
-const CREDENTIAL: &str = "belljar.key";
 /// The one that is to follow it.
 const NEXT_CREDENTIAL: &str = "belljar.key.new";
 
@@ -25,8 +23,8 @@ const NEXT_CREDENTIAL: &str = "belljar.key.new";
 pub(super) enum Source {
     /// A file with the key.
     File(PathBuf),
-    /// The credentials of the systemd unit.
-    Systemd,
+    /// The credentials of the systemd unit, or the encrypted one in this file.
+    Systemd(PathBuf),
     /// A passphrase, from a file or a prompt, and the file with the keys that it
     /// protects.
     Passphrase { from: Option<PathBuf>, kept: PathBuf },
@@ -45,7 +43,7 @@ impl Source {
             KeySource::File => {
                 Self::File(config.key_file.as_ref().map_or_else(|| dirs.config.join("vault.key"), PathBuf::from))
             }
-            KeySource::Systemd => Self::Systemd,
+            KeySource::Systemd => Self::Systemd(credential_file(dirs)),
             KeySource::Passphrase => Self::Passphrase {
                 from: config.passphrase_file.as_ref().map(PathBuf::from),
                 kept: dirs.data.join("vault").join("passphrase.json"),
@@ -57,7 +55,7 @@ impl Source {
     pub(super) fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
-            Self::Systemd => format!("the credential {CREDENTIAL}"),
+            Self::Systemd(_) => format!("the credential {CREDENTIAL}"),
             Self::Passphrase { kept, .. } => kept.display().to_string(),
         }
     }
@@ -66,7 +64,7 @@ impl Source {
     pub(super) fn file(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
-            Self::Systemd => None,
+            Self::Systemd(_) => None,
             Self::Passphrase { from, .. } => from.as_deref(),
         }
     }
@@ -75,7 +73,7 @@ impl Source {
     /// locked, because it takes as long as the person does.
     pub(super) fn ask(&self) -> Result<Option<Passphrase>> {
         match self {
-            Self::File(_) | Self::Systemd => Ok(None),
+            Self::File(_) | Self::Systemd(_) => Ok(None),
             Self::Passphrase { from: Some(file), .. } => passphrase::read(file).map(Some),
             Self::Passphrase { from: None, kept } => {
                 if is_there(kept) { passphrase::ask() } else { passphrase::ask_for_new() }.map(Some)
@@ -96,7 +94,7 @@ impl Source {
     pub(super) fn exists(&self) -> bool {
         match self {
             Self::File(path) => is_there(path),
-            Self::Systemd => credential(CREDENTIAL).is_ok_and(|path| is_there(&path)),
+            Self::Systemd(encrypted) => credential::exists(CREDENTIAL, encrypted),
             Self::Passphrase { kept, .. } => is_there(kept),
         }
     }
@@ -112,14 +110,10 @@ impl Source {
                 }
                 Ok(Loaded { keys, protected: None })
             }
-            Self::Systemd => {
-                let path = credential(CREDENTIAL)?;
-                let mut keys = vec![from_file(&path)?];
-                let next = credential(NEXT_CREDENTIAL)?;
-                if is_there(&next) {
-                    keys.push(from_file(&next)?);
-                }
-                Ok(Loaded { keys, protected: None })
+            Self::Systemd(encrypted) => {
+                let first = credential::read(CREDENTIAL, encrypted)?.ok_or_else(|| no_credential(encrypted))?;
+                let next = credential::read(NEXT_CREDENTIAL, encrypted)?;
+                Ok(Loaded { keys: [first].into_iter().chain(next).collect(), protected: None })
             }
             Self::Passphrase { kept, .. } => {
                 let (keys, protected) = Protected::read(kept, given.ok_or_else(passphrase::not_given)?)?;
@@ -139,7 +133,7 @@ impl Source {
                 write_first(path, &key_text(&key))?;
                 Ok(Loaded { keys: vec![key], protected: None })
             }
-            Self::Systemd => Err(no_credential()),
+            Self::Systemd(encrypted) => Err(no_credential(encrypted)),
             Self::Passphrase { kept, .. } => {
                 let protected = Protected::new(given.ok_or_else(passphrase::not_given)?)?;
                 let key = Key::random();
@@ -152,13 +146,13 @@ impl Source {
     /// Whether a change was begun and not finished. A second credential is no
     /// such sign: it is there for as long as the unit names it.
     pub(super) fn is_changing(&self, loaded: &Loaded) -> bool {
-        !matches!(self, Self::Systemd) && loaded.keys.len() > 1
+        !matches!(self, Self::Systemd(_)) && loaded.keys.len() > 1
     }
 
     /// The key in `file`, when it is one that may have sealed something already.
     pub(super) fn key_in(&self, file: Option<&Path>) -> Result<Option<Key>> {
         match (self, file) {
-            (Self::Systemd, Some(file)) => parse_key(&read_private(file)?, file).map(Some),
+            (Self::Systemd(_), Some(file)) => parse_key(&read_private(file)?, file).map(Some),
             _ => Ok(None),
         }
     }
@@ -181,7 +175,7 @@ impl Source {
                 write_whole(&beside(path, ".new"), &key_text(&key))?;
                 Ok((loaded.keys, Loaded { keys: vec![key], protected: None }))
             }
-            Self::Systemd => self.begin_with_credential(loaded, file),
+            Self::Systemd(_) => self.begin_with_credential(loaded, file),
             Self::Passphrase { kept, .. } => {
                 let protected = Protected::new(next.ok_or_else(passphrase::not_given)?)?;
                 let key = Key::random();
@@ -218,7 +212,7 @@ impl Source {
                 };
                 rename().step(|| format!("replace {}", path.display()))
             }
-            Self::Systemd => Ok(()),
+            Self::Systemd(_) => Ok(()),
             Self::Passphrase { kept, .. } => {
                 let protected = new.protected.as_ref().ok_or_else(passphrase::not_given)?;
                 write_whole(kept, &protected.text(&new.keys.iter().collect::<Vec<_>>())?)
@@ -235,7 +229,7 @@ impl Source {
     /// Why there is no key, and what to do.
     pub(super) fn missing(&self) -> Error {
         match self {
-            Self::Systemd => no_credential(),
+            Self::Systemd(encrypted) => no_credential(encrypted),
             _ => Error::refused(format!("there is no master key: {} is missing", self.name())),
         }
     }
@@ -254,13 +248,11 @@ fn checked(path: &Path) -> Result<PathBuf> {
         .hint("write the whole path of key_file in config.toml"))
 }
 
-fn credential(name: &str) -> Result<PathBuf> {
-    let directory = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute());
-    directory.map(|directory| directory.join(name)).ok_or_else(no_credential)
-}
-
-fn no_credential() -> Error {
+fn no_credential(encrypted: &Path) -> Error {
     Error::refused(format!("there is no credential {CREDENTIAL}"))
-        .because("the configuration says that systemd gives the master key, in $CREDENTIALS_DIRECTORY")
-        .hint("add LoadCredentialEncrypted=belljar.key to the unit (docs/secrets.md)")
+        .because(format!(
+            "[vault] key is \"systemd\", but neither $CREDENTIALS_DIRECTORY nor {} has the master key",
+            encrypted.display()
+        ))
+        .hint("belljar systemd install --encrypt-key makes it; or LoadCredentialEncrypted=belljar.key in the unit (docs/secrets.md)")
 }

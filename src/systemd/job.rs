@@ -1,0 +1,114 @@
+//! A named job: belljar's command line in a unit, and what the plan of such a
+//! run says that the unit must leave open.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::unit::{Needs, Setting};
+use crate::config::{Caller, Config, Dirs};
+use crate::error::{Context, Error, Result};
+use crate::plan::{Allowlist, EgressMode};
+
+/// Homes, which the hardening leaves as they are.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+/// Where PrivateTmp= puts something else.
+const SHARED_TMP: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// Plans the run as the unit would: in `/`, with the unit's variables and
+/// nothing else of the caller's. A refusal is the run's own. `arguments` are the
+/// options and the command.
+pub fn needs_of_run(setting: &Setting, arguments: &[String], caller: &Caller) -> Result<Needs> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["explain", "--json"]);
+    if let Some(user) = &setting.user {
+        command.args(["--as-user", user]);
+    }
+    command.args(arguments).current_dir("/").env_clear().env("HOME", &caller.home);
+    for variable in ["XDG_RUNTIME_DIR", "LANG", "LC_ALL"] {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
+    }
+    command.envs(setting.environment.iter().map(|(variable, value)| (variable, value)));
+    let output = command.stdin(Stdio::null()).output().step(|| "plan the run of the unit".to_owned())?;
+    if !output.status.success() {
+        return Err(refusal(&String::from_utf8_lossy(&output.stderr)));
+    }
+    let answer: Value = serde_json::from_slice(&output.stdout).step(|| "read the plan of the unit's run".to_owned())?;
+    Ok(needs_of_plan(answer.get("plan").unwrap_or(&answer)))
+}
+
+/// The error that another belljar printed.
+fn refusal(printed: &str) -> Error {
+    let mut lines = printed.lines();
+    let first = lines.find_map(|line| line.strip_prefix("belljar: error: "));
+    let mut error = Error::refused(first.unwrap_or("the run of the unit cannot be planned"));
+    for line in printed.lines() {
+        if let Some(cause) = line.trim_start().strip_prefix("because: ") {
+            error = error.because(cause);
+        } else if let Some(hint) = line.strip_prefix("hint: ") {
+            error = error.hint(hint);
+        }
+    }
+    error
+}
+
+fn needs_of_plan(plan: &Value) -> Needs {
+    let text = |pointer: &str| plan.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let mounts = plan.get("mounts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let sources = mounts.iter().filter_map(|mount| {
+        let source = mount.get("source").and_then(Value::as_str)?;
+        Some((PathBuf::from(source), mount.get("readonly").and_then(Value::as_bool) == Some(false)))
+    });
+    let mut needs = Needs {
+        more_ids: text("/runtime/backend") == "podman" || text("/runtime/kind") != "crun",
+        tun: text("/egress/mode") == "open",
+        ..Needs::default()
+    };
+    for (source, is_written) in sources {
+        add(&mut needs, &source, is_written);
+    }
+    needs
+}
+
+fn add(needs: &mut Needs, path: &Path, is_written: bool) {
+    let below = |places: &[&str]| places.iter().any(|place| path.starts_with(place));
+    needs.shared_tmp |= below(&SHARED_TMP);
+    if is_written && !below(&HOMES) && !below(&SHARED_TMP) && !needs.writes.iter().any(|known| path.starts_with(known))
+    {
+        needs.writes.push(path.to_owned());
+    }
+}
+
+/// What any run of this configuration could need.
+pub fn needs_of_configuration(caller: &Caller, dirs: &Dirs) -> Result<Needs> {
+    let config = Config::load(&dirs.config_file())?;
+    let groups = || config.group.values();
+    let is_other = |runtime: &Option<String>| runtime.as_deref().is_some_and(|runtime| !runtime.ends_with("crun"));
+    let is_podman = |backend| backend == Some(crate::config::Backend::Podman);
+    let mut needs = Needs {
+        more_ids: is_podman(config.run.backend)
+            || is_other(&config.run.runtime)
+            || groups().any(|group| is_podman(group.backend) || is_other(&group.runtime)),
+        tun: config.run.egress == Some(EgressMode::Open)
+            || groups().any(|group| group.egress == Some(EgressMode::Open)),
+        ..Needs::default()
+    };
+    for directory in dirs.all() {
+        add(&mut needs, directory, true);
+    }
+    let written = |path: &str| crate::plan::absolute(path, &caller.home, None).ok();
+    for root in Allowlist::load(&dirs.allowlist_file(), &caller.home)?.roots {
+        root.real.into_iter().for_each(|path| add(&mut needs, &path, root.read_write));
+    }
+    for project in groups().filter_map(|group| group.project.as_deref()) {
+        let (path, is_written) = match project.rsplit_once(':') {
+            Some((path, access)) => (path, access == "rw"),
+            None => (project, false),
+        };
+        written(path).into_iter().for_each(|path| add(&mut needs, &path, is_written));
+    }
+    Ok(needs)
+}

@@ -1,0 +1,87 @@
+//! Unit files: what stands in them and why, where they lie, and who may write
+//! over them. Text only; nothing here runs anything but systemd's own tools.
+
+mod control;
+mod files;
+mod hardening;
+mod kinds;
+mod text;
+
+pub use control::{Control, check_calendar, lingers, version};
+pub use files::{Change, Force, Planned, installed, plan_removal};
+pub use hardening::Needs;
+pub use kinds::{HOST, SOCKET, Schedule, TEMPLATE, host, job, job_name, names_of, template, timer};
+
+use std::path::{Path, PathBuf};
+
+use crate::config::Caller;
+use crate::error::{Error, Result};
+
+/// Whose service manager keeps the unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The caller's (user@.service(5)).
+    User,
+    /// The host's.
+    System,
+}
+
+impl Scope {
+    /// Where its unit files lie (systemd.unit(5), "Unit File Load Path"): the
+    /// places for what an administrator or a user has written.
+    pub fn directory(self, caller: &Caller) -> PathBuf {
+        match self {
+            Self::System => PathBuf::from("/etc/systemd/system"),
+            Self::User => {
+                let given = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+                given.unwrap_or_else(|| caller.home.join(".config")).join("systemd/user")
+            }
+        }
+    }
+
+    /// As an option of systemctl(1) and of `belljar systemd`.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::User => "--user",
+            Self::System => "--system",
+        }
+    }
+}
+
+/// What all of belljar's units have in common.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Whose manager.
+    pub scope: Scope,
+    /// The user that a unit of the host's manager runs as; root without one.
+    pub user: Option<String>,
+    /// The program that is executed.
+    pub program: PathBuf,
+    /// Variables of the unit.
+    pub environment: Vec<(String, String)>,
+    /// What the hardening must leave open.
+    pub needs: Needs,
+    /// The encrypted credential with the vault's master key.
+    pub credential: Option<PathBuf>,
+}
+
+/// Refuses what cannot be part of a unit's name, or would be read as something
+/// else there (systemd.unit(5): `@`, `-` and escapes).
+pub fn check_name(name: &str) -> Result<()> {
+    let good = !name.is_empty()
+        && name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if good {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--name {name}: 1 to 64 letters, digits, `-`, `_` and `.`, of which the first is a letter or digit"
+    )))
+}
+
+/// A path as it stands in a list of paths of a unit; `None` where systemd could
+/// not read it back.
+fn listed(path: &Path) -> Option<String> {
+    path.to_str().filter(|text| !text.contains(['\n', '"', '\\'])).map(text::quoted)
+}
