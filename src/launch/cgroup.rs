@@ -1,9 +1,10 @@
 //! A cgroup of the run's own (cgroup-v2, "Delegation"). Only what the agent's
 //! limits are for is in it: not the launcher, which has to tell how it ended.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -140,7 +141,9 @@ fn settings(limits: &Limits, agent: &Path) -> Vec<(&'static str, String)> {
 }
 
 fn make_directory(path: &Path) -> Result<()> {
-    fs::create_dir(path).step(|| format!("make the cgroup {}", path.display()))
+    // Whatever the caller's umask is: the launcher, in a namespace of its own, is not root there.
+    let make = || fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)));
+    make().step(|| format!("make the cgroup {}", path.display()))
 }
 
 /// Moves a process with all its threads.

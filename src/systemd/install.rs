@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use nix::unistd::User;
 
-use super::job::{needs_of_configuration, needs_of_run};
+use super::job::{make_places, needs_of_configuration, needs_of_run, own_places};
 use super::unit::{self, Change, Control, Force, Needs, Planned, Schedule, Scope, Setting};
 use crate::config::{Caller, Config, Dirs, KeySource};
 use crate::error::{Context, Error, Result};
@@ -41,7 +41,7 @@ pub struct Job {
 #[derive(Debug)]
 pub struct Installation {
     scope: Scope,
-    user: Option<String>,
+    user: Option<User>,
     wanted: Wanted,
     force: Force,
     caller: Caller,
@@ -58,15 +58,19 @@ impl Installation {
         (wanted, force): (Wanted, Force),
         (caller, dirs): (Caller, Dirs),
     ) -> Result<Self> {
-        if let Some(name) = &user {
-            if scope == Scope::User {
+        let user = match &user {
+            None => None,
+            Some(name) if scope == Scope::User => {
                 return Err(Error::usage("--as-user is for units of the host's service manager")
                     .hint(format!("sudo belljar systemd install --system --as-user {name}")));
             }
-            User::from_name(name).step(|| format!("look up user {name}"))?.ok_or_else(|| {
-                Error::refused(format!("--as-user {name}: there is no such user")).hint("getent passwd")
-            })?;
-        }
+            Some(name) => {
+                let found = User::from_name(name).step(|| format!("look up user {name}"))?;
+                Some(found.ok_or_else(|| {
+                    Error::refused(format!("--as-user {name}: there is no such user")).hint("getent passwd")
+                })?)
+            }
+        };
         if scope == Scope::System && caller.uid != 0 && wanted != Wanted::Shown {
             return Err(Error::refused("units of the host's service manager are root's to write")
                 .hint("sudo belljar systemd … --system --as-user $USER; or --user, for your own service manager"));
@@ -91,10 +95,12 @@ impl Installation {
         let program = std::env::current_exe().step(|| "find belljar's own file".to_owned())?;
         Ok(Setting {
             scope: self.scope,
-            user: self.user.clone(),
+            user: self.user.as_ref().map(|user| user.name.clone()),
+            places: own_places(self.user.as_ref(), &self.dirs),
             program,
             environment: self.environment(),
             needs,
+            manual: unit::find_manual(),
             credential: self.credential()?,
         })
     }
@@ -145,8 +151,8 @@ impl Installation {
     /// The same, after systemd has got the master key.
     pub fn install_with_key(&self) -> Result<String> {
         if let Some(user) = &self.user {
-            return Err(Error::usage(format!("--encrypt-key: the key is {user}'s, and is encrypted for {user}"))
-                .hint(format!("as {user}: belljar systemd install --user --encrypt-key")));
+            return Err(Error::usage(format!("--encrypt-key: the key is {0}'s, and is encrypted for {0}", user.name))
+                .hint(format!("as {}: belljar systemd install --user --encrypt-key", user.name)));
         }
         if self.scope == Scope::System && self.caller.uid != 0 {
             return Err(Error::usage("--encrypt-key: your key is for your own units").hint("leave --system away"));
@@ -275,6 +281,9 @@ impl Installation {
         let planned: Vec<Planned> =
             files.into_iter().map(|file| Planned::new(&self.directory, file, self.force)).collect::<Result<_>>()?;
         let mut said = String::new();
+        if self.wanted != Wanted::Shown {
+            make_places(self.user.as_ref(), &own_places(self.user.as_ref(), &self.dirs))?;
+        }
         for file in &planned {
             if self.wanted == Wanted::Shown {
                 let _ = writeln!(said, "# {}\n{}", file.path.display(), file.text());

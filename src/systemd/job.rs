@@ -1,18 +1,19 @@
 //! A named job: belljar's command line in a unit, and what the plan of such a
 //! run says that the unit must leave open.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use nix::unistd::User;
 
 use serde_json::Value;
 
 use super::unit::{Needs, Setting};
-use crate::config::{Caller, Config, Dirs};
+use crate::config::{Caller, Config, Dirs, create_private};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Allowlist, EgressMode};
 
-/// Homes, which the hardening leaves as they are.
-const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// Where PrivateTmp= puts something else.
 const SHARED_TMP: [&str; 2] = ["/tmp", "/var/tmp"];
 
@@ -74,10 +75,8 @@ fn needs_of_plan(plan: &Value) -> Needs {
 }
 
 fn add(needs: &mut Needs, path: &Path, is_written: bool) {
-    let below = |places: &[&str]| places.iter().any(|place| path.starts_with(place));
-    needs.shared_tmp |= below(&SHARED_TMP);
-    if is_written && !below(&HOMES) && !below(&SHARED_TMP) && !needs.writes.iter().any(|known| path.starts_with(known))
-    {
+    needs.shared_tmp |= SHARED_TMP.iter().any(|place| path.starts_with(place));
+    if is_written && !needs.writes.iter().any(|known| path.starts_with(known)) {
         needs.writes.push(path.to_owned());
     }
 }
@@ -96,9 +95,6 @@ pub fn needs_of_configuration(caller: &Caller, dirs: &Dirs) -> Result<Needs> {
             || groups().any(|group| group.egress == Some(EgressMode::Open)),
         ..Needs::default()
     };
-    for directory in dirs.all() {
-        add(&mut needs, directory, true);
-    }
     let written = |path: &str| crate::plan::absolute(path, &caller.home, None).ok();
     for root in Allowlist::load(&dirs.allowlist_file(), &caller.home)?.roots {
         root.real.into_iter().for_each(|path| add(&mut needs, &path, root.read_write));
@@ -110,5 +106,36 @@ pub fn needs_of_configuration(caller: &Caller, dirs: &Dirs) -> Result<Needs> {
         };
         written(path).into_iter().for_each(|path| add(&mut needs, &path, is_written));
     }
+    for mount in groups().flat_map(|group| &group.mounts) {
+        written(&mount.host).into_iter().for_each(|path| add(&mut needs, &path, !mount.readonly));
+    }
     Ok(needs)
+}
+
+/// What belljar itself writes, for a unit to leave open.
+pub fn own_places(user: Option<&User>, dirs: &Dirs) -> Vec<PathBuf> {
+    match user {
+        None => vec![dirs.config.clone(), dirs.data.clone()],
+        Some(user) => {
+            let below_home = [".config/belljar", ".local/share/belljar"].map(|place| user.dir.join(place));
+            below_home.into_iter().chain([PathBuf::from(format!("/run/user/{}", user.uid))]).collect()
+        }
+    }
+}
+
+/// Makes them, so that they are there when the unit's mounts are.
+pub fn make_places(user: Option<&User>, places: &[PathBuf]) -> Result<()> {
+    let Some(user) = user else {
+        return places.iter().try_for_each(|directory| create_private(directory));
+    };
+    // With that user's rights: what lies in a home is not root's to trust.
+    let mut make = Command::new("mkdir");
+    make.args(["-p", "-m", "0700", "--"]).args(places.iter().filter(|place| place.starts_with(&user.dir)));
+    make.uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/").stdin(Stdio::null());
+    let output = make.output().step(|| "start mkdir".to_owned())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(Error::failed(format!("make belljar's directories for {}", user.name)).because(said.trim()));
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::Scope;
+use super::{Manual, Scope};
 use crate::config::Caller;
 use crate::error::{Context, Error, Result};
 
@@ -85,4 +85,11 @@ pub fn version() -> Option<u32> {
     let output = Command::new("systemctl").arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether man(1) knows belljar's pages.
+pub fn find_manual() -> Manual {
+    let mut man = Command::new("man");
+    man.args(["-w", "belljar-systemd"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if man.status().is_ok_and(|status| status.success()) { Manual::Pages } else { Manual::Web }
 }

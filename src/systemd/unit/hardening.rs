@@ -17,7 +17,7 @@ pub struct Needs {
     pub tun: bool,
     /// Something that belljar mounts or writes lies below /tmp or /var/tmp.
     pub shared_tmp: bool,
-    /// Directories outside of homes that are written.
+    /// Directories that agents may write.
     pub writes: Vec<PathBuf>,
 }
 
@@ -73,7 +73,9 @@ pub fn harden(unit: &mut Text, setting: &Setting) {
 
 fn mounts(unit: &mut Text, setting: &Setting, is_root: bool) {
     let needs = &setting.needs;
-    unit.why("Mounts do not reach the host.").set("PrivateMounts", "yes");
+    unit.why("Mounts do not reach the host, and the unit's keys no other unit.")
+        .set("PrivateMounts", "yes")
+        .set("KeyringMode", "private");
     unit.why("The clock is the host's; other users' processes cannot be seen.")
         .set("ProtectClock", "yes")
         .set("ProtectProc", "invisible");
@@ -91,12 +93,18 @@ fn mounts(unit: &mut Text, setting: &Setting, is_root: bool) {
         unit.why("The system is read-only; /run and /var are belljar's to write.").set("ProtectSystem", "full");
         return;
     }
-    unit.why(
-        "Everything but homes is read-only. A directory elsewhere that agents may write: ReadWritePaths= in a drop-in.",
-    )
-    .set("ProtectSystem", "strict");
+    unit.why("Everything is read-only but what belljar keeps, and what agents may write as it is configured now.")
+        .why("Another directory for them: ReadWritePaths= in a drop-in, or write this unit anew.")
+        .set("ProtectSystem", "strict")
+        .set("ProtectHome", "read-only");
+    if setting.scope == Scope::User {
+        unit.set("ReadWritePaths", "%t");
+    }
+    let is_below_another = |path: &&PathBuf| {
+        !setting.places.iter().chain(&needs.writes).any(|other| other != *path && path.starts_with(other))
+    };
+    let all = setting.places.iter().chain(&needs.writes).filter(is_below_another);
     // One that is not there must not keep the unit from starting.
-    let paths: Vec<String> =
-        needs.writes.iter().filter_map(|path| listed(path)).map(|path| format!("-{path}")).collect();
+    let paths: Vec<String> = all.filter_map(|path| listed(path)).map(|path| format!("-{path}")).collect();
     unit.set_all("ReadWritePaths", &paths);
 }

@@ -41,7 +41,7 @@ pub fn host(setting: &Setting) -> [(String, String); 2] {
     let mut unit = Text::default();
     unit.section("Unit")
         .set("Description", "belljar, host of agents")
-        .set("Documentation", "man:belljar-serve(1) man:belljar(1)")
+        .set("Documentation", &setting.documentation(&["belljar-serve", "belljar"]))
         .why("The socket is there before the process and after it: nobody's request is refused.")
         .set("Requires", SOCKET)
         .set("After", SOCKET);
@@ -57,7 +57,7 @@ pub fn host(setting: &Setting) -> [(String, String); 2] {
     let mut unit = Text::default();
     unit.section("Unit")
         .set("Description", "belljar, host of agents: its socket")
-        .set("Documentation", "man:belljar-serve(1)")
+        .set("Documentation", &setting.documentation(&["belljar-serve"]))
         .section("Socket")
         .why("Below $XDG_RUNTIME_DIR, or below /run for the host's manager.")
         .set("ListenStream", "%t/belljar.sock")
@@ -76,7 +76,7 @@ pub fn template(setting: &Setting) -> (String, String) {
     let mut unit = Text::default();
     unit.section("Unit")
         .set("Description", "belljar run of group %i")
-        .set("Documentation", "man:belljar-run(1) man:belljar-systemd(1)");
+        .set("Documentation", &setting.documentation(&["belljar-run", "belljar-systemd"]));
     service(&mut unit, setting, &[]);
     unit.why("The group is the instance; its command, project and limits are those of [group.%i] in config.toml.")
         .set("ExecStart", &format!("{} run --group %i", command_line(&setting.program.to_string_lossy(), &[])))
@@ -93,7 +93,7 @@ pub fn job(setting: &Setting, name: &str, arguments: &[String]) -> (String, Stri
     let mut unit = Text::default();
     unit.section("Unit")
         .set("Description", &format!("belljar job {}", plain(name)))
-        .set("Documentation", "man:belljar-run(1) man:belljar-systemd(1)");
+        .set("Documentation", &setting.documentation(&["belljar-run", "belljar-systemd"]));
     service(&mut unit, setting, arguments);
     unit.why("`systemctl start` waits for the end, and fails when the agent does. --timeout ends what takes too long.")
         .set("Type", "oneshot")
@@ -120,7 +120,7 @@ pub fn timer(setting: &Setting, name: &str, schedule: &Schedule) -> (String, Str
     let mut unit = Text::default();
     unit.section("Unit")
         .set("Description", &format!("belljar job {}: when it runs", plain(name)))
-        .set("Documentation", "man:belljar-systemd(1) man:systemd.time(7)")
+        .set("Documentation", &setting.documentation(&["belljar-systemd"]))
         .section("Timer");
     for calendar in &schedule.calendar {
         unit.set("OnCalendar", &plain(calendar));

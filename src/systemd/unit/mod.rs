@@ -7,7 +7,7 @@ mod hardening;
 mod kinds;
 mod text;
 
-pub use control::{Control, check_calendar, lingers, version};
+pub use control::{Control, check_calendar, find_manual, lingers, version};
 pub use files::{Change, Force, Planned, installed, plan_removal};
 pub use hardening::Needs;
 pub use kinds::{HOST, SOCKET, Schedule, TEMPLATE, host, job, job_name, names_of, template, timer};
@@ -61,8 +61,31 @@ pub struct Setting {
     pub environment: Vec<(String, String)>,
     /// What the hardening must leave open.
     pub needs: Needs,
+    /// belljar's own directories.
+    pub places: Vec<PathBuf>,
+    /// What Documentation= names.
+    pub manual: Manual,
     /// The encrypted credential with the vault's master key.
     pub credential: Option<PathBuf>,
+}
+
+/// Where the manual is to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manual {
+    /// On this host, by man(1).
+    Pages,
+    /// On the web: the program was installed without its pages, and a unit that
+    /// names one that is not there does not pass `systemd-analyze verify`.
+    Web,
+}
+
+impl Setting {
+    fn documentation(&self, pages: &[&str]) -> String {
+        match self.manual {
+            Manual::Pages => pages.iter().map(|page| format!("man:{page}(1)")).collect::<Vec<_>>().join(" "),
+            Manual::Web => "https://docs.rs/crate/belljar/latest".to_owned(),
+        }
+    }
 }
 
 /// Refuses what cannot be part of a unit's name, or would be read as something
