@@ -19,6 +19,7 @@ use nix::unistd::{getpid, getppid, pause};
 use super::staging::{clone_tree, restrict};
 use crate::backend::reachable_by_all;
 use crate::error::{Context, Error, Result};
+use crate::namespaces::{Restriction, Step};
 use crate::plan::{AGENT_ID, FileId, Mount, MountKind, Plan, Resolved, RootKind, open_without_links};
 use crate::sys::{self, MountAttributes};
 
@@ -188,7 +189,7 @@ fn make(owners: Owners) -> Result<OwnedFd> {
         }
         0
     })
-    .step(|| "make a user namespace for an id-mapped mount".to_owned())?;
+    .map_err(|errno| Restriction::of(Step::Namespaces, errno).refusal())?;
     let hold = || -> std::io::Result<OwnedFd> {
         let [uids, gids] = owners.maps();
         fs::write(format!("/proc/{child}/uid_map"), uids)?;

@@ -39,6 +39,7 @@ use nix::unistd::Pid;
 
 use crate::config::{Backend, Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::namespaces::{self, Restriction, Step};
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
 use crate::sys;
@@ -63,14 +64,6 @@ use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
 use supervise::Around;
 
-/// The namespaces of the launcher.
-pub const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
-    .union(CloneFlags::CLONE_NEWPID)
-    .union(CloneFlags::CLONE_NEWNS)
-    .union(CloneFlags::CLONE_NEWNET)
-    .union(CloneFlags::CLONE_NEWIPC)
-    .union(CloneFlags::CLONE_NEWCGROUP);
-
 /// What `belljar run` asks for beyond the plan.
 #[derive(Debug, Default)]
 pub struct RunOptions {
@@ -94,6 +87,7 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
         .because(unseen)
         .hint("belljar bundle --output DIR, and run that with it; or leave --runtime out"));
     }
+    namespaces::check(&resolved.plan)?;
     let mut steps = Steps::begin();
     let copy = match &options.receipt {
         Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
@@ -111,7 +105,10 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
     let mut made = Made { directory, cgroup: Cgroup::default(), launcher: None, pasta: None, podman: None, janitor };
-    let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps);
+    let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps).map_err(|error| {
+        made.launcher = None;
+        namespaces::explain(error, resolved.plan.runtime.backend)
+    });
     match &result {
         Ok(outcome) => receipt.end(outcome),
         Err(error) => receipt.fail(error),
@@ -243,10 +240,12 @@ impl Launcher {
         let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window, podman });
         // Below podman the launcher makes its own after it has entered podman's.
         let below_podman = plan.runtime.backend == Backend::Podman;
-        let flags = if below_podman { CloneFlags::empty() } else { NAMESPACES };
-        let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
-            .step(|| "start the launcher in namespaces of its own".to_owned())
-            .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
+        let flags = if below_podman { CloneFlags::empty() } else { namespaces::LAUNCHER };
+        let pid = match sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given))) {
+            Ok(pid) => pid,
+            Err(errno) if below_podman => return Err(errno).step(|| "start the launcher".to_owned()),
+            Err(errno) => return Err(Restriction::of(Step::Namespaces, errno).refusal()),
+        };
         let launcher = Self { pid };
         drop(given);
         if !below_podman {
