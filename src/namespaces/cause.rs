@@ -182,3 +182,88 @@ fn covered(facts: &Facts) -> Why {
     };
     (format!("parts of /proc are covered: {}{more}", some.join(", ")), mend)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            most: [Some(10_000); KINDS.len()],
+            clone: None,
+            apparmor: None,
+            profile: Some("unconfined".to_owned()),
+            filtered: false,
+            outermost: true,
+            privileged: false,
+            mapped: true,
+            chrooted: false,
+            built_in: true,
+            covered: Vec::new(),
+            around: Around::Unknown,
+        }
+    }
+
+    fn why(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)]) -> String {
+        let found = find(step, errno, facts, refused);
+        format!("{}\n{}", found.found, found.mend)
+    }
+
+    #[test]
+    fn of_a_unit_the_directive_is_named() {
+        let unit = |users| Around::Unit("nightly.service".to_owned(), users);
+        let facts = |users| Facts { filtered: true, around: unit(users), ..facts() };
+        let all = [("user", Errno::EPERM), ("net", Errno::EPERM)];
+        let said = why(Step::Namespaces, Errno::EPERM, &facts(false), &all);
+        assert!(said.contains("the unit nightly.service, refuses user namespaces"), "{said}");
+        assert!(said.contains("\nsystemctl edit nightly.service, with [Service] and RestrictNamespaces=no"), "{said}");
+        let said = why(Step::Namespaces, Errno::EPERM, &facts(true), &all[1..]);
+        assert!(said.contains("namespaces of this kind: net\nsystemctl --user edit nightly.service"), "{said}");
+        let said = why(Step::Tmpfs, Errno::EPERM, &facts(false), &[]);
+        assert!(said.contains("refuses mounting") && said.contains("SystemCallFilter=@mount"), "{said}");
+    }
+
+    #[test]
+    fn of_a_container_its_option_is_named() {
+        let facts = Facts { filtered: true, around: Around::Container, ..facts() };
+        let said = why(Step::Namespaces, Errno::EPERM, &facts, &[("user", Errno::EPERM)]);
+        assert!(said.contains("the container around belljar") && said.contains("seccomp=unconfined"), "{said}");
+    }
+
+    #[test]
+    fn apparmor_restricts_who_has_no_profile_and_is_not_root() {
+        let on = Facts { apparmor: Some(1), ..facts() };
+        let said = |facts: &Facts| why(Step::PrivateMounts, Errno::EACCES, facts, &[]);
+        assert!(said(&on).contains("AppArmor"));
+        for other in [
+            Facts { profile: Some("belljar (unconfined)".to_owned()), ..on.clone() },
+            Facts { privileged: true, ..on.clone() },
+            Facts { apparmor: Some(0), ..on.clone() },
+        ] {
+            assert!(!said(&other).contains("AppArmor"), "{other:?}");
+        }
+        // Both have to be mended.
+        let both = Facts { filtered: true, ..on };
+        let said = why(Step::Namespaces, Errno::EPERM, &both, &[("user", Errno::EPERM)]);
+        assert!(said.contains("AppArmor") && said.contains("; and a seccomp filter"), "{said}");
+    }
+
+    #[test]
+    fn what_the_kernel_lacks() {
+        let without = Facts { built_in: false, ..facts() };
+        assert!(why(Step::Namespaces, Errno::EINVAL, &without, &[]).contains("CONFIG_USER_NS"));
+        let said = why(Step::Namespaces, Errno::ENOSYS, &facts(), &[("ipc", Errno::ENOSYS)]);
+        assert!(said.contains("no namespaces of this kind: ipc"), "{said}");
+        assert!(why(Step::Overlay, Errno::ENODEV, &facts(), &[]).contains("modprobe overlay"));
+    }
+
+    #[test]
+    fn every_answer_has_a_cure() {
+        let lone = |errno| why(Step::Namespaces, errno, &facts(), &[("user", errno)]);
+        for errno in [Errno::EPERM, Errno::EACCES, Errno::ENOSPC, Errno::ENOMEM, Errno::ECHILD] {
+            assert!(lone(errno).lines().nth(1).is_some_and(|mend| mend.len() > 10), "{errno}");
+        }
+        assert!(lone(Errno::EACCES).contains("a security module"));
+        assert!(lone(Errno::ENOSPC).contains("user.max_user_namespaces is 10000, and they are used up"));
+    }
+}

@@ -89,6 +89,7 @@ impl Facts {
             || self.filtered
             || !self.outermost
             || !self.mapped
+            || self.chrooted
             || !self.built_in
     }
 
