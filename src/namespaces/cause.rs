@@ -46,9 +46,14 @@ fn used_up(facts: &Facts, refused: &[(&str, Errno)]) -> Why {
         let name = format!("user.max_{kind}_namespaces");
         return (format!("{name} is 0"), format!("sudo sysctl {name}={ENOUGH}    {KEEP}"));
     }
-    let kind = refused.first().map_or("user", |(kind, _)| kind);
+    // What was just given back may still count, so which kind was refused alone
+    // decides only between equal limits.
+    let was_refused = |kind: &str| refused.iter().any(|(its, _)| *its == kind);
+    let tightest = limits()
+        .filter(|(kind, _)| *kind == "user" || was_refused(kind))
+        .min_by_key(|(kind, most)| (most.unwrap_or(u64::MAX), !was_refused(kind)));
+    let (kind, most) = tightest.unwrap_or(("user", None));
     let name = format!("user.max_{kind}_namespaces");
-    let most = limits().find(|(its, _)| *its == kind).and_then(|(_, most)| most);
     match most.filter(|most| *most < UNLIMITED) {
         Some(most) => (
             format!("{name} is {most}, and they are used up"),
@@ -265,5 +270,17 @@ mod tests {
         }
         assert!(lone(Errno::EACCES).contains("a security module"));
         assert!(lone(Errno::ENOSPC).contains("user.max_user_namespaces is 10000, and they are used up"));
+    }
+
+    #[test]
+    fn the_tightest_limit_is_the_one_that_is_used_up() {
+        let refused = |kind| [(kind, Errno::ENOSPC)];
+        let said = |facts: &Facts, kind| why(Step::Namespaces, Errno::ENOSPC, facts, &refused(kind));
+        assert!(said(&facts(), "net").contains("user.max_net_namespaces is 10000"));
+        let mut few = facts();
+        few.most[0] = Some(1);
+        assert!(said(&few, "mnt").contains("user.max_user_namespaces is 1, and"), "{}", said(&few, "mnt"));
+        let inherited = Facts { most: [Some(UNLIMITED); KINDS.len()], ..facts() };
+        assert!(said(&inherited, "user").contains("32 are nested"));
     }
 }
