@@ -6,6 +6,8 @@ mod facts;
 mod probe;
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -24,6 +26,9 @@ pub const LAUNCHER: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWNET)
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWCGROUP);
+
+/// How long the threads of a run that failed may take to end.
+const ALONE_WITHIN: Duration = Duration::from_millis(500);
 
 /// What does not work here, why, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +72,7 @@ pub fn check(plan: &Plan) -> Result<()> {
 /// Looks for the cause of an error that came before the agent began, on a host
 /// that raised no doubts. The launcher must be gone: it counts.
 pub fn explain(error: Error, backend: Backend) -> Error {
-    if error.kind != Kind::Failed || threads() != 1 {
+    if error.kind != Kind::Failed || !is_alone() {
         return error;
     }
     match try_all() {
@@ -79,7 +84,16 @@ pub fn explain(error: Error, backend: Backend) -> Error {
     }
 }
 
-/// Threads of this process.
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+/// Whether this process has one thread, or will have in a moment: those that
+/// heard the launcher and carried its output end with it.
+fn is_alone() -> bool {
+    let threads = || fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    let begun = Instant::now();
+    while threads() != 1 {
+        if begun.elapsed() > ALONE_WITHIN {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    true
 }
