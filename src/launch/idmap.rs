@@ -26,9 +26,12 @@ use crate::sys::{self, MountAttributes};
 /// The place that stands for the runtime's own file.
 pub const RUNTIME: usize = usize::MAX;
 
+/// Detached mounts, by place of the plan.
+pub type Detached = Vec<(usize, OwnedFd)>;
+
 /// Detached mounts of everything that the launcher, who is nobody on the host,
 /// may not be able to reach, by place of the plan.
-pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
+pub fn detached_mounts(resolved: &Resolved) -> Result<Detached> {
     let plan = &resolved.plan;
     let mut namespaces = Namespaces { of: HashMap::new() };
     let mut found = Vec::new();

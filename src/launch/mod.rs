@@ -55,6 +55,7 @@ pub use terminal::caller_has_terminal;
 
 use cgroup::Cgroup;
 use disk::Guard;
+use idmap::Detached;
 use launcher::Inheritance;
 use leaf::Leaf;
 use outgoing::Outgoing;
@@ -217,11 +218,7 @@ struct Launcher {
 impl Launcher {
     /// Starts it in namespaces of its own, with id maps, and with the detached
     /// mounts that only the supervisor can make. It waits for the word to begin.
-    fn start(
-        resolved: &Resolved,
-        run: &str,
-        stdio: Option<[OwnedFd; 3]>,
-    ) -> Result<(Self, Channel, Vec<(usize, OwnedFd)>)> {
+    fn start(resolved: &Resolved, run: &str, stdio: Option<[OwnedFd; 3]>) -> Result<(Self, Channel, Detached)> {
         let plan = &resolved.plan;
         // Before the launcher is there: both would contend for the kernel's lock
         // on mounts, which costs more than it saves.
