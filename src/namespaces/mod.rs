@@ -28,7 +28,7 @@ pub const LAUNCHER: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWCGROUP);
 
 /// How long the threads of a run that failed may take to end.
-const ALONE_WITHIN: Duration = Duration::from_millis(500);
+const ALONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What does not work here, why, and what mends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
