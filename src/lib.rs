@@ -13,6 +13,7 @@ pub mod error;
 pub mod gateway;
 pub mod image;
 pub mod launch;
+pub mod namespaces;
 mod netlink;
 pub mod plan;
 pub mod policy;

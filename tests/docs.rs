@@ -71,7 +71,7 @@ const KEPT: [(&str, &str); 43] = tree![
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 39] = tree![
+const TESTS: [(&str, &str); 41] = tree![
     "tests/agent_image.rs",
     "tests/backends.rs",
     "tests/bad_input.rs",
@@ -97,7 +97,9 @@ const TESTS: [(&str, &str); 39] = tree![
     "tests/image_run.rs",
     "tests/installed.rs",
     "tests/isolation.rs",
+    "tests/limits.rs",
     "tests/mounts.rs",
+    "tests/namespaces.rs",
     "tests/network.rs",
     "tests/nothing_left.rs",
     "tests/policy.rs",

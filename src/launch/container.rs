@@ -284,7 +284,13 @@ impl Container {
             Below::Podman(created) => Some(created.conmon.try_clone().step(|| "duplicate a descriptor".to_owned())?),
         };
         let mut ends_at: Option<Instant> = None;
-        let mut count = TaskCount::new(init, self.leaf.is_none().then_some(limits).and_then(process_limit));
+        // A runtime that stays has set the limit before it made the namespace, so the
+        // kernel counts it, and the launcher, too (user_namespaces(7), NPROC).
+        let counted = match self.below {
+            Below::OwnNamespace if stays => Pid::this(),
+            _ => init,
+        };
+        let mut count = TaskCount::new(counted, self.leaf.is_none().then_some(limits).and_then(process_limit));
         loop {
             let [runtime_at, channel_at, init_at, conmon_at] = [0, 1, 2, 3];
             let init_flags = if init_speaks { PollFlags::POLLIN } else { PollFlags::empty() };

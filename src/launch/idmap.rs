@@ -19,15 +19,19 @@ use nix::unistd::{getpid, getppid, pause};
 use super::staging::{clone_tree, restrict};
 use crate::backend::reachable_by_all;
 use crate::error::{Context, Error, Result};
+use crate::namespaces::{Restriction, Step};
 use crate::plan::{AGENT_ID, FileId, Mount, MountKind, Plan, Resolved, RootKind, open_without_links};
 use crate::sys::{self, MountAttributes};
 
 /// The place that stands for the runtime's own file.
 pub const RUNTIME: usize = usize::MAX;
 
+/// Detached mounts, by place of the plan.
+pub type Detached = Vec<(usize, OwnedFd)>;
+
 /// Detached mounts of everything that the launcher, who is nobody on the host,
 /// may not be able to reach, by place of the plan.
-pub fn detached_mounts(resolved: &Resolved) -> Result<Vec<(usize, OwnedFd)>> {
+pub fn detached_mounts(resolved: &Resolved) -> Result<Detached> {
     let plan = &resolved.plan;
     let mut namespaces = Namespaces { of: HashMap::new() };
     let mut found = Vec::new();
@@ -188,7 +192,7 @@ fn make(owners: Owners) -> Result<OwnedFd> {
         }
         0
     })
-    .step(|| "make a user namespace for an id-mapped mount".to_owned())?;
+    .map_err(|errno| Restriction::of(Step::Namespaces, errno).refusal())?;
     let hold = || -> std::io::Result<OwnedFd> {
         let [uids, gids] = owners.maps();
         fs::write(format!("/proc/{child}/uid_map"), uids)?;

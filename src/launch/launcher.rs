@@ -133,7 +133,7 @@ fn below_runtime(given: &Inheritance<'_>, leaf: Option<Leaf>, mut steps: Steps) 
     let line = Line::Open { socket: ours, peer: None };
     let stay = given.plan.runtime.kind.runtime().stay();
     let runtime = start_runtime(given, leaf.as_ref(), theirs)?;
-    let runtimes = Pid::from_raw(runtime.id().cast_signed());
+    let runtimes = Pid::from_raw(runtime.id() as i32);
     let mut container = Container::new(runtime, (stay, leaf), line, Below::OwnNamespace);
     let ready = container.wait_until_ready(given.plan, console.as_ref(), channel)?;
     if stay == Stay::UntilTheEnd {

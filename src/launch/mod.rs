@@ -39,6 +39,7 @@ use nix::unistd::Pid;
 
 use crate::config::{Backend, Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::namespaces::{self, Restriction, Step};
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
 use crate::sys;
@@ -54,6 +55,7 @@ pub use terminal::caller_has_terminal;
 
 use cgroup::Cgroup;
 use disk::Guard;
+use idmap::Detached;
 use launcher::Inheritance;
 use leaf::Leaf;
 use outgoing::Outgoing;
@@ -62,14 +64,6 @@ use podman::PodmanNamespace;
 use protocol::{Channel, MOST_DESCRIPTORS, ToLauncher};
 use steps::Steps;
 use supervise::Around;
-
-/// The namespaces of the launcher.
-pub const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
-    .union(CloneFlags::CLONE_NEWPID)
-    .union(CloneFlags::CLONE_NEWNS)
-    .union(CloneFlags::CLONE_NEWNET)
-    .union(CloneFlags::CLONE_NEWIPC)
-    .union(CloneFlags::CLONE_NEWCGROUP);
 
 /// What `belljar run` asks for beyond the plan.
 #[derive(Debug, Default)]
@@ -94,6 +88,7 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
         .because(unseen)
         .hint("belljar bundle --output DIR, and run that with it; or leave --runtime out"));
     }
+    namespaces::check(&resolved.plan)?;
     let mut steps = Steps::begin();
     let copy = match &options.receipt {
         Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
@@ -111,7 +106,10 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     steps.end("own directories");
     let mut made = Made { directory, cgroup: Cgroup::default(), launcher: None, pasta: None, podman: None, janitor };
-    let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps);
+    let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps).map_err(|error| {
+        made.launcher = None;
+        namespaces::explain(error, resolved.plan.runtime.backend)
+    });
     match &result {
         Ok(outcome) => receipt.end(outcome),
         Err(error) => receipt.fail(error),
@@ -220,11 +218,7 @@ struct Launcher {
 impl Launcher {
     /// Starts it in namespaces of its own, with id maps, and with the detached
     /// mounts that only the supervisor can make. It waits for the word to begin.
-    fn start(
-        resolved: &Resolved,
-        run: &str,
-        stdio: Option<[OwnedFd; 3]>,
-    ) -> Result<(Self, Channel, Vec<(usize, OwnedFd)>)> {
+    fn start(resolved: &Resolved, run: &str, stdio: Option<[OwnedFd; 3]>) -> Result<(Self, Channel, Detached)> {
         let plan = &resolved.plan;
         // Before the launcher is there: both would contend for the kernel's lock
         // on mounts, which costs more than it saves.
@@ -243,10 +237,12 @@ impl Launcher {
         let mut given = Some(Inheritance { plan, run, channel: theirs, supervisor, stdio, window, podman });
         // Below podman the launcher makes its own after it has entered podman's.
         let below_podman = plan.runtime.backend == Backend::Podman;
-        let flags = if below_podman { CloneFlags::empty() } else { NAMESPACES };
-        let pid = sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given)))
-            .step(|| "start the launcher in namespaces of its own".to_owned())
-            .map_err(|error| error.hint("belljar doctor says whether user namespaces are allowed here"))?;
+        let flags = if below_podman { CloneFlags::empty() } else { namespaces::LAUNCHER };
+        let pid = match sys::clone_process(flags, || given.take().map_or(1, |given| launcher::main(given))) {
+            Ok(pid) => pid,
+            Err(errno) if below_podman => return Err(errno).step(|| "start the launcher".to_owned()),
+            Err(errno) => return Err(Restriction::of(Step::Namespaces, errno).refusal()),
+        };
         let launcher = Self { pid };
         drop(given);
         if !below_podman {

@@ -12,7 +12,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// counter (setrlimit(2)), so this is as exact as it looks often.
 #[derive(Debug)]
 pub struct TaskCount {
-    init: Pid,
+    top: Pid,
     /// The limit; none when there is nothing to look for.
     most: Option<u64>,
     looked: Instant,
@@ -20,9 +20,9 @@ pub struct TaskCount {
 }
 
 impl TaskCount {
-    /// For the container with this PID 1.
-    pub fn new(init: Pid, most: Option<u64>) -> Self {
-        Self { init, most, looked: Instant::now(), reached: false }
+    /// For what is below this process, with itself.
+    pub fn new(top: Pid, most: Option<u64>) -> Self {
+        Self { top, most, looked: Instant::now(), reached: false }
     }
 
     /// Counts, when it is time to.
@@ -32,7 +32,7 @@ impl TaskCount {
         };
         self.looked = Instant::now();
         let mut count = 0;
-        each_below(self.init, |_, threads| {
+        each_below(self.top, |_, threads| {
             count += threads as u64;
             count < most
         });

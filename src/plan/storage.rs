@@ -32,8 +32,8 @@ impl Limits {
             }
         }
         if self.disk_bytes.is_some() {
-            let written = mounts.list.iter().filter(|mount| !mount.readonly).filter_map(source_of);
-            written.map(check_room).collect::<Result<()>>()?;
+            let mut written = mounts.list.iter().filter(|mount| !mount.readonly).filter_map(source_of);
+            written.try_for_each(check_room)?;
         }
         if self.io_bytes_per_second.as_ref().is_some_and(|limit| limit.enforced) {
             self.io_devices = devices(mounts.list.iter().filter_map(source_of))?;

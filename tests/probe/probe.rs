@@ -4,6 +4,7 @@
 //! without a policy, it is the control that shows that the attempts are real.
 
 mod child;
+mod filter;
 mod host;
 mod reach;
 mod seccomp;
@@ -24,9 +25,11 @@ fn main() -> ExitCode {
         ["seccomp", scratch] => calls(Path::new(scratch)),
         ["poll", file, stop, secret] => poll(Path::new(file), Path::new(stop), secret),
         ["host", directory] => host::serve(Path::new(directory)),
+        ["under", rule, errno, command @ ..] => filter::under(rule, errno, command),
         _ => {
             eprintln!(
-                "usage: probe identity | writable | reach KEY=VALUE… | seccomp DIR | poll FILE STOP SECRET | host DIR"
+                "usage: probe identity | writable | reach KEY=VALUE… | seccomp DIR | poll FILE STOP SECRET | host DIR | \
+                 under userns|others|network|mount|nothing ERRNO COMMAND…"
             );
             return ExitCode::from(2);
         }

@@ -1,0 +1,192 @@
+//! Tries what every run does in namespaces, in a child that is thrown away.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::{getegid, geteuid, pipe, read, write};
+
+use super::facts::KINDS;
+use super::{LAUNCHER, Restriction};
+use crate::sys;
+
+/// What the child reports when all of it worked.
+const ALL: u8 = u8::MAX;
+
+/// What is tried, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Namespaces of the launcher.
+    Namespaces,
+    /// Its id maps.
+    Maps,
+    /// Taking the mounts out of the host's propagation.
+    PrivateMounts,
+    /// The staging area.
+    Tmpfs,
+    /// A /proc of the run's own.
+    Proc,
+    /// Shadows merged over a project.
+    Overlay,
+    /// The container's own user namespace, in the launcher's.
+    Nested,
+}
+
+impl Step {
+    /// All of them, in order.
+    pub const ALL: [Self; 7] =
+        [Self::Namespaces, Self::Maps, Self::PrivateMounts, Self::Tmpfs, Self::Proc, Self::Overlay, Self::Nested];
+
+    /// In a word or two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Maps => "id maps",
+            Self::PrivateMounts => "private mounts",
+            Self::Tmpfs => "tmpfs",
+            Self::Proc => "proc",
+            Self::Overlay => "overlay",
+            Self::Nested => "nested namespace",
+        }
+    }
+
+    /// That it works.
+    pub fn works(self) -> &'static str {
+        match self {
+            Self::Namespaces => "user, mount, PID, network, IPC and cgroup namespaces can be made",
+            Self::Maps => "the own ids can be mapped",
+            Self::PrivateMounts => "mounts of a run stay its own",
+            Self::Tmpfs => "the staging area can be mounted",
+            Self::Proc => "a fresh /proc can be mounted",
+            Self::Overlay => "shadows can be merged over a project",
+            Self::Nested => "the container can have a user namespace of its own",
+        }
+    }
+
+    /// That it does not.
+    pub fn failed(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces of its own cannot be made",
+            Self::Maps => "ids cannot be mapped in a user namespace of its own",
+            Self::PrivateMounts | Self::Tmpfs => "nothing can be mounted in namespaces of its own",
+            Self::Proc => "a /proc of its own cannot be mounted",
+            Self::Overlay => "an overlay cannot be mounted in namespaces of its own",
+            Self::Nested => "a user namespace cannot be made in another",
+        }
+    }
+
+    /// Why it matters.
+    pub fn matters(self) -> &'static str {
+        match self {
+            Self::Namespaces | Self::Maps => "every run is made in namespaces of its own",
+            Self::PrivateMounts | Self::Tmpfs => "everything that a run mounts is staged first",
+            Self::Proc => "a run sees its own processes only; inside another container /proc must be unmasked",
+            Self::Overlay => "secrets in a project are hidden by an overlay",
+            Self::Nested => "the agent has no capability even in the namespace that the mounts were made in",
+        }
+    }
+
+    /// Whether it is about mounting.
+    pub fn mounts(self) -> bool {
+        matches!(self, Self::PrivateMounts | Self::Tmpfs | Self::Proc | Self::Overlay)
+    }
+}
+
+/// Tries every step, and explains the first one that fails. The caller must have
+/// one thread.
+pub fn try_all() -> Option<Restriction> {
+    let (step, errno) = match first_failure() {
+        Ok(failure) => failure?,
+        Err(errno) => (Step::Namespaces, errno),
+    };
+    Some(Restriction::of(step, errno))
+}
+
+/// Kinds of namespaces that cannot be made together with a user namespace alone.
+pub fn refused_alone() -> Vec<(&'static str, Errno)> {
+    let with = [
+        CloneFlags::empty(),
+        CloneFlags::CLONE_NEWNS,
+        CloneFlags::CLONE_NEWPID,
+        CloneFlags::CLONE_NEWNET,
+        CloneFlags::CLONE_NEWIPC,
+        CloneFlags::CLONE_NEWCGROUP,
+    ];
+    let refused = |(kind, with)| make(CloneFlags::CLONE_NEWUSER | with).err().map(|errno| (kind, errno));
+    KINDS.into_iter().zip(with).filter_map(refused).collect()
+}
+
+/// Makes namespaces for a child that ends at once.
+fn make(flags: CloneFlags) -> nix::Result<()> {
+    waitpid(sys::clone_process(flags, || 0)?, None).map(drop)
+}
+
+fn first_failure() -> nix::Result<Option<(Step, Errno)>> {
+    let (begin_read, begin_write) = pipe()?;
+    let (result_read, result_write) = pipe()?;
+    let child = sys::clone_process(LAUNCHER, || {
+        // Without the other ends, a caller that dies ends the read below too.
+        sys::close_all_but(&[begin_read.as_fd(), result_write.as_fd()]);
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+        let mut word = [0u8];
+        if read(&begin_read, &mut word) != Ok(1) {
+            return 1;
+        }
+        let report = match attempt() {
+            Ok(()) => [ALL, 0],
+            Err((step, errno)) => [step as u8, u8::try_from(errno as i32).unwrap_or(0)],
+        };
+        isize::from(write(&result_write, &report).is_err())
+    })?;
+    let maps = || -> std::io::Result<()> {
+        fs::write(format!("/proc/{child}/setgroups"), "deny")?;
+        fs::write(format!("/proc/{child}/uid_map"), format!("0 {} 1\n", geteuid()))?;
+        fs::write(format!("/proc/{child}/gid_map"), format!("0 {} 1\n", getegid()))
+    };
+    let mapped = maps();
+    if mapped.is_ok() {
+        let _ = write(&begin_write, b"b");
+    }
+    drop((begin_write, result_write));
+    let mut report = [0u8; 2];
+    let got = read(&result_read, &mut report);
+    let _ = waitpid(child, None);
+    if let Err(error) = mapped {
+        return Ok(Some((Step::Maps, errno_of(&error))));
+    }
+    let step = Step::ALL.into_iter().find(|step| *step as u8 == report[0]);
+    Ok(match (got, step) {
+        (Ok(2), None) => None,
+        (Ok(2), Some(step)) => Some((step, Errno::from_raw(i32::from(report[1])))),
+        // It was killed.
+        _ => Some((Step::Namespaces, Errno::ECHILD)),
+    })
+}
+
+fn attempt() -> Result<(), (Step, Errno)> {
+    let none: Option<&str> = None;
+    let at = |step: Step| move |errno: Errno| (step, errno);
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(at(Step::PrivateMounts))?;
+    mount(Some("belljar"), "/sys/fs", Some("tmpfs"), MsFlags::empty(), none).map_err(at(Step::Tmpfs))?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).map_err(at(Step::Proc))?;
+    for path in ["/sys/fs/a", "/sys/fs/b", "/sys/fs/c"] {
+        fs::create_dir(path).map_err(|error| (Step::Tmpfs, errno_of(&error)))?;
+    }
+    mount(
+        Some("overlay"),
+        "/sys/fs/c",
+        Some("overlay"),
+        MsFlags::MS_RDONLY,
+        Some("lowerdir=/sys/fs/a:/sys/fs/b,userxattr"),
+    )
+    .map_err(at(Step::Overlay))?;
+    make(CloneFlags::CLONE_NEWUSER).map_err(at(Step::Nested))
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
