@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod error;
 pub mod gateway;
 pub mod image;
+pub mod journal;
 pub mod launch;
 pub mod namespaces;
 mod netlink;

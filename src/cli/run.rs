@@ -7,7 +7,9 @@ use clap::Args;
 use super::image::plan_with_image;
 use super::options::PlanOptions;
 use super::surroundings;
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::journal::Events;
 use crate::launch::{self, RunOptions};
 
 /// Run one agent; stdin, stdout, stderr and exit code are the agent's.
@@ -43,7 +45,11 @@ impl Arguments {
         }
         let request = self.options.request()?;
         let (caller, dirs) = surroundings()?;
-        let resolved = plan_with_image(&request, &caller, &dirs)?;
+        let resolved = plan_with_image(&request, &caller, &dirs).inspect_err(|error| {
+            // Also what is wrong with the configuration is told where it says, as far as it can be read.
+            let to = Config::load(&dirs.config_file()).map(|config| config.log.to).unwrap_or_default();
+            Events::new(to, None, Some(&request.group)).tell_error("refused", error);
+        })?;
         let options = RunOptions { name: self.name, receipt: self.receipt, verbose: self.verbose };
         launch::run(resolved, &caller, &dirs, &options)
     }

@@ -26,6 +26,9 @@ pub struct Config {
     /// `[vault]`: where secrets come from.
     #[serde(default)]
     pub vault: VaultConfig,
+    /// `[log]`: where belljar says what happens.
+    #[serde(default)]
+    pub log: LogConfig,
     /// `[group.NAME]`: what differs for a group.
     #[serde(default)]
     pub group: BTreeMap<String, GroupConfig>,
@@ -99,6 +102,15 @@ pub enum Enforce {
     Strict,
     /// The run goes on; plan and receipt say which limits are not in force.
     BestEffort,
+}
+
+/// Where belljar says what happens.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// The journal where there is one, unless set.
+    #[serde(default)]
+    pub to: crate::journal::To,
 }
 
 /// How the gateway works.

@@ -100,6 +100,8 @@ pub struct Setup {
     pub vault: Vault,
     /// belljar's directories.
     pub dirs: Dirs,
+    /// Where events are told.
+    pub log: crate::journal::To,
     /// Files with authorities beside the platform's.
     pub extra_roots: Vec<PathBuf>,
     /// Our authority, and OneCLI's after it, when that is the vault.
@@ -201,7 +203,7 @@ fn prepare(
     )?);
     let at_once = setup.config.connections.unwrap_or(CONNECTIONS).max(1);
     let shared = Shared {
-        log: Log::create(&setup.dirs, &run, &setup.group)?,
+        log: Log::create(&setup.dirs, &run, &setup.group, setup.log)?,
         store: Arc::new(Store::open(&setup.dirs)?),
         run,
         group: setup.group,

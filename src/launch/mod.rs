@@ -39,6 +39,7 @@ use nix::unistd::Pid;
 
 use crate::config::{Backend, Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::journal::{Events, Priority};
 use crate::namespaces::{self, Restriction, Step};
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
 use crate::runs::{Receipt, RunDirectory, Status};
@@ -104,6 +105,8 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     let janitor = Janitor::start(dirs)?;
     let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
+    let events = Events::new(resolved.log, Some(directory.id()), Some(&resolved.plan.group));
+    tell_begin(&events, &resolved.plan, options);
     steps.end("own directories");
     let mut made = Made { directory, cgroup: Cgroup::default(), launcher: None, pasta: None, podman: None, janitor };
     let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps).map_err(|error| {
@@ -111,8 +114,14 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
         namespaces::explain(error, resolved.plan.runtime.backend)
     });
     match &result {
-        Ok(outcome) => receipt.end(outcome),
-        Err(error) => receipt.fail(error),
+        Ok(outcome) => {
+            receipt.end(outcome);
+            tell_end(&events, &receipt, outcome);
+        }
+        Err(error) => {
+            receipt.fail(error);
+            events.tell_error("failed", error);
+        }
     }
     steps.end("run");
     let mut problems = Vec::new();
@@ -130,6 +139,26 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
         eprintln!("{problem}");
     }
     Ok(outcome.exit_code)
+}
+
+/// The command's arguments are in the receipt: they may be a whole prompt.
+fn tell_begin(events: &Events, plan: &Plan, options: &RunOptions) {
+    let program = plan.command.first().map_or("", String::as_str);
+    let name = options.name.as_deref().map_or(String::new(), |name| format!(" {name}"));
+    let mut more =
+        vec![("PROGRAM", program.into()), ("BACKEND", format!("{:?}", plan.runtime.backend).to_lowercase().into())];
+    more.extend(options.name.as_deref().map(|name| ("NAME", name.into())));
+    events.tell("started", Priority::Info, &format!("run{name} of group {} began: {program}", plan.group), &more);
+}
+
+fn tell_end(events: &Events, receipt: &Receipt, outcome: &Outcome) {
+    let priority = if outcome.exit_code == 0 { Priority::Info } else { Priority::Notice };
+    let mut more = vec![("EXIT_CODE", outcome.exit_code.to_string().into()), ("CAUSE", receipt.cause.as_str().into())];
+    if !receipt.limits_reached.is_empty() {
+        more.push(("LIMITS_REACHED", receipt.limits_reached.join(" ").into()));
+    }
+    let message = format!("run of group {} ended: {}", receipt.group, receipt.cause);
+    events.tell("ended", priority, &message, &more);
 }
 
 /// What a run has made, in the order of making.

@@ -52,6 +52,7 @@ impl Outgoing {
             config: config.gateway,
             vault,
             dirs: dirs.clone(),
+            log: resolved.log,
             extra_roots,
             ours,
             parent,

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::null;
 use super::supervise::Event;
 use crate::error::{Context, Result};
+use crate::journal::{self, Output};
 
 /// Device number of /dev/null: major 1, minor 3 (Linux allocated devices).
 const NULL_DEVICE: u64 = libc::makedev(1, 3);
@@ -129,7 +130,12 @@ impl Relays {
 
 /// Starts to carry. The thread for stdin is not waited for: it may sit in a read
 /// of the caller's terminal when the run has long ended.
-pub fn start(own: OwnSide, budget: Option<Arc<Budget>>, events: &UnboundedSender<Event>) -> Result<Relays> {
+pub fn start(
+    own: OwnSide,
+    budget: Option<Arc<Budget>>,
+    (run, group): (&str, &str),
+    events: &UnboundedSender<Event>,
+) -> Result<Relays> {
     let duplicate = |fd: &dyn AsFd| {
         fd.as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate the caller's stdio".to_owned())
     };
@@ -142,10 +148,17 @@ pub fn start(own: OwnSide, budget: Option<Arc<Budget>>, events: &UnboundedSender
         });
     }
     let mut threads = Vec::new();
-    let outputs = [(Some(own.stdout), duplicate(&io::stdout())?), (own.stderr, duplicate(&io::stderr())?)];
-    for (from, to) in outputs {
+    let outputs =
+        [(Some(own.stdout), duplicate(&io::stdout())?, "stdout"), (own.stderr, duplicate(&io::stderr())?, "stderr")];
+    for (from, to, name) in outputs {
         let Some(from) = from else { continue };
         let (budget, events) = (budget.clone(), events.clone());
+        let to: Box<dyn Write + Send> = if journal::stream(&to) {
+            Output::new(to, name, run, group)
+                .map_or_else(|stream| Box::new(stream) as _, |output| Box::new(output) as _)
+        } else {
+            Box::new(to)
+        };
         threads.push(thread::spawn(move || carry(from.into(), to, budget.as_deref(), &events)));
     }
     Ok(Relays { threads })
@@ -167,7 +180,7 @@ pub fn pass_on(from: &mut File, to: &mut File) {
 ///
 /// By read and write, not by splice(2): that one takes the file's offset before
 /// it waits for data, and overwrites what others have written to it meanwhile.
-fn carry(mut from: File, mut to: File, budget: Option<&Budget>, events: &UnboundedSender<Event>) {
+fn carry(mut from: File, mut to: Box<dyn Write + Send>, budget: Option<&Budget>, events: &UnboundedSender<Event>) {
     let mut buffer = vec![0u8; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         let allowed = budget.map_or(length, |budget| budget.take(length));
@@ -177,7 +190,9 @@ fn carry(mut from: File, mut to: File, budget: Option<&Budget>, events: &Unbound
         if allowed < length {
             // The supervisor is gone only when the process ends.
             let _ = events.send(Event::OutputLimit);
-            return;
+            break;
         }
     }
+    // Nobody is left who could be told.
+    let _ = to.flush();
 }

@@ -25,6 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::gateway::{Gateway, Said, Trust};
 use crate::plan::{MountKind, Resolved};
 use crate::record::Head;
+use crate::systemd::notify;
 
 /// How long the agent may take to end after a signal, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -75,7 +76,7 @@ pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>, 
         signals().thread_unblock().step(|| "let signals in".to_owned())?;
         let gateway = outgoing.and_then(|outgoing| outgoing.start(run, sender.clone()));
         let watch = guard.map(|guard| guard.watch(launcher, sender.clone()));
-        let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), sender)?;
+        let mut supervisor = Supervisor::new(resolved, channel, stdio, (gateway, pasta), (run, sender))?;
         let ended = supervisor.run(resolved, events).await;
         if ended.is_err() {
             // What holds the agent's pipes open would be waited for otherwise.
@@ -167,12 +168,12 @@ impl<'a> Supervisor<'a> {
         channel: Channel,
         stdio: Option<OwnSide>,
         (gateway, pasta): (Option<Gateway>, Option<&'a Pasta>),
-        events: UnboundedSender<Event>,
+        (run, events): (&str, UnboundedSender<Event>),
     ) -> Result<Self> {
         let channel = Arc::new(channel);
         hear_launcher(Arc::clone(&channel), events.clone());
         let budget = resolved.plan.limits.output_bytes.as_ref().map(|limit| Arc::new(Budget::new(limit.value)));
-        let relays = stdio.map(|own| relay::start(own, budget, &events)).transpose()?;
+        let relays = stdio.map(|own| relay::start(own, budget, (run, &resolved.plan.group), &events)).transpose()?;
         let mut watched = Vec::new();
         for (index, mount) in resolved.plan.mounts.iter().enumerate() {
             let (MountKind::Merged { .. }, Some(source)) = (&mount.kind, resolved.sources.get(&index)) else {
@@ -258,6 +259,7 @@ impl<'a> Supervisor<'a> {
             }
             FromLauncher::Started(report) => {
                 self.report = Some(report);
+                notify::ready("the agent has been started");
                 refresh::start(std::mem::take(&mut self.watched), Arc::clone(&self.channel));
                 if let Some(signal) = self.early.take() {
                     self.pass_on(signal)?;
@@ -338,6 +340,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn arm(&mut self) {
+        notify::stopping();
         self.kill_at.get_or_insert(Instant::now() + GRACE);
     }
 

@@ -40,6 +40,8 @@ pub struct Resolved {
     pub group: Group,
     /// What the gateway works by; none with `--egress none`.
     pub gateway: Option<GatewayParts>,
+    /// Where the run's events are told.
+    pub log: crate::journal::To,
 }
 
 /// Resolves the request; nothing on the host is changed.
@@ -145,7 +147,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
     };
     let sources =
         mounts.sources.into_iter().enumerate().filter_map(|(index, source)| Some((index, source?.file))).collect();
-    Ok(Resolved { plan, sources, needed, group, gateway: way.gateway })
+    Ok(Resolved { plan, sources, needed, group, gateway: way.gateway, log: config.log.to })
 }
 
 /// Paths of /proc that tell about the host, or that a program could hurt it with.

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::journal::{Events, Priority};
 use crate::store::State;
 
 /// What was recorded.
@@ -141,6 +142,42 @@ impl<'a> Line<'a> {
             approval: entry.approval.as_ref().map(|(id, _)| id.as_str()),
             decision: entry.approval.as_ref().map(|(_, state)| *state),
         }
+    }
+}
+
+impl Line<'_> {
+    /// Tells the host's log of it, with every field that is known.
+    pub fn tell(&self, events: &Events) {
+        let refused = self.reason.is_some() || self.action.is_some_and(|action| action == "deny");
+        let (event, priority) = match self.kind {
+            Kind::Dns => ("dns", Priority::Debug),
+            Kind::Refused => ("request", Priority::Notice),
+            Kind::Request => ("request", if refused { Priority::Notice } else { Priority::Info }),
+            Kind::Tunnel | Kind::Tcp => ("connection", if refused { Priority::Notice } else { Priority::Info }),
+        };
+        let text = |part: Option<&str>, before: &str| part.map_or(String::new(), |part| format!("{before}{part}"));
+        let message = format!(
+            "{}{}{}{}{}{}{}",
+            text(self.action, ""),
+            text(self.method, " "),
+            text(self.host, " "),
+            self.port.map_or(String::new(), |port| format!(":{port}")),
+            text(self.path, ""),
+            self.status.map_or(String::new(), |status| format!(" {status}")),
+            text(self.reason, ", because: "),
+        );
+        let value = serde_json::to_value(self).unwrap_or_default();
+        let fields = value.as_object().into_iter().flatten();
+        let more: Vec<(String, String)> = fields
+            .filter(|(name, value)| !value.is_null() && !["run", "group", "time"].contains(&name.as_str()))
+            .map(|(name, value)| (name.to_uppercase(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+            .collect();
+        let more: Vec<_> = more.iter().map(|(name, value)| (name.as_str(), value.as_str().into())).collect();
+        let message = match message.trim_start() {
+            "" => event,
+            message => message,
+        };
+        events.tell(event, priority, message, &more);
     }
 }
 

@@ -13,6 +13,7 @@ use super::entry::{EndLine, Line, time};
 use super::{Entry, Head, first, json_line, link};
 use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::journal::{Events, To};
 
 /// The record of a run while it is written. For many threads.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub struct Log {
     group: String,
     path: PathBuf,
     end: Mutex<End>,
+    events: Events,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ enum Writing {
 
 impl Log {
     /// Begins the record of a run. A file that is there already is an error.
-    pub fn create(dirs: &Dirs, run: &str, group: &str) -> Result<Self> {
+    pub fn create(dirs: &Dirs, run: &str, group: &str, to: To) -> Result<Self> {
         create_private(&dirs.receipts())?;
         let path = super::path(dirs, run);
         // create_new follows no symbolic link (open(2), O_EXCL).
@@ -54,7 +56,8 @@ impl Log {
             .step(|| format!("make the record {}", path.display()))?;
         let head = Head { count: 0, chain: first(run, group) };
         let end = Mutex::new(End { file, length: 0, head, state: Writing::Open });
-        Ok(Self { run: run.to_owned(), group: group.to_owned(), path, end })
+        let events = Events::new(to, Some(run), Some(group));
+        Ok(Self { run: run.to_owned(), group: group.to_owned(), path, end, events })
     }
 
     /// Adds a line. What cannot be recorded must not pass: an error is for the
@@ -64,6 +67,8 @@ impl Log {
         let line = Line::new(end.head.count + 1, &self.run, &self.group, entry);
         self.write(&mut end, &line)?;
         end.head.count += 1;
+        drop(end);
+        line.tell(&self.events);
         Ok(())
     }
 

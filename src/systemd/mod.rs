@@ -3,6 +3,7 @@
 
 pub mod install;
 mod job;
+pub mod notify;
 mod scope;
 pub mod unit;
 

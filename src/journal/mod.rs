@@ -1,0 +1,147 @@
+//! What belljar tells the host's log: records with fields, so that
+//! `journalctl BELLJAR_GROUP=sales` finds them; without a journal lines or JSON
+//! on stderr. Nothing that is told here is needed for a run: a log that cannot
+//! be written never stops one. The record of the gateway and the receipt are
+//! files of their own.
+
+mod output;
+mod wire;
+
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, printable};
+pub use output::{Output, stream};
+use wire::Socket;
+
+/// How long an event may wait for a journal that does not read.
+const EVENT_WITHIN: Duration = Duration::from_millis(200);
+
+/// Where events go; `[log] to` of config.toml.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum To {
+    /// To the journal, where there is one.
+    #[default]
+    Auto,
+    /// To the journal.
+    Journal,
+    /// To stderr, a line each.
+    Stderr,
+    /// To stderr, a JSON object each.
+    Json,
+    /// Nowhere.
+    None,
+}
+
+/// How much an event matters (syslog(3)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Something failed, or was refused.
+    Error,
+    /// Somebody should look some day.
+    Notice,
+    /// As it should be.
+    Info,
+    /// For those who look for something.
+    Debug,
+}
+
+impl Priority {
+    fn digit(self) -> &'static str {
+        match self {
+            Self::Error => "3",
+            Self::Notice => "5",
+            Self::Info => "6",
+            Self::Debug => "7",
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Way {
+    Journal(Box<Mutex<Journal>>),
+    Stderr,
+    Json,
+    Nowhere,
+}
+
+#[derive(Debug)]
+struct Journal {
+    socket: Socket,
+    /// Events that could not be told.
+    lost: u64,
+}
+
+/// The log of one run, or of what belljar does outside of one.
+#[derive(Debug)]
+pub struct Events {
+    way: Way,
+    run: Option<String>,
+    group: Option<String>,
+}
+
+impl Events {
+    /// Of a run of a group, or of neither.
+    pub fn new(to: To, run: Option<&str>, group: Option<&str>) -> Self {
+        let way = match to {
+            To::Auto | To::Journal => Socket::open(EVENT_WITHIN)
+                .map_or(Way::Nowhere, |socket| Way::Journal(Box::new(Mutex::new(Journal { socket, lost: 0 })))),
+            To::Stderr => Way::Stderr,
+            To::Json => Way::Json,
+            To::None => Way::Nowhere,
+        };
+        Self { way, run: run.map(str::to_owned), group: group.map(str::to_owned) }
+    }
+
+    /// Tells an event. `more` are further fields, without `BELLJAR_`.
+    pub fn tell(&self, event: &str, priority: Priority, message: &str, more: &[(&str, Cow<'_, str>)]) {
+        let own = [("RUN", self.run.as_deref()), ("GROUP", self.group.as_deref()), ("EVENT", Some(event))];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name, Cow::Borrowed(value?))));
+        let fields = own.chain(more.iter().cloned());
+        match &self.way {
+            Way::Journal(journal) => {
+                let mut entry = wire::Entry::new(priority.digit(), message.as_bytes());
+                fields.for_each(|(name, value)| entry.add(name, value.as_bytes()));
+                // A thread that panicked in here has left nothing half done.
+                let mut journal = journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if journal.lost > 0 {
+                    entry.add("LOST_EVENTS", journal.lost.to_string().as_bytes());
+                }
+                match journal.socket.send(&entry) {
+                    Ok(()) => journal.lost = 0,
+                    Err(_) => journal.lost += 1,
+                }
+            }
+            Way::Stderr => {
+                let fields: String = fields.map(|(name, value)| format!(" {}={value}", name.to_lowercase())).collect();
+                let line = format!("belljar: {message} [{}]", fields.trim_start());
+                let _ = writeln!(std::io::stderr(), "{}", printable(&line).replace('\n', "\\n"));
+            }
+            Way::Json => {
+                let mut object: Map<String, Value> =
+                    fields.map(|(name, value)| (name.to_lowercase(), Value::from(value.as_ref()))).collect();
+                object.insert("message".into(), message.into());
+                object.insert("priority".into(), priority.digit().into());
+                object.insert("time".into(), jiff::Timestamp::now().to_string().into());
+                let _ = writeln!(std::io::stderr(), "{}", Value::Object(object));
+            }
+            Way::Nowhere => {}
+        }
+    }
+
+    /// Tells that something was refused, or failed, in the error's own words.
+    pub fn tell_error(&self, event: &str, error: &Error) {
+        let mut more: Vec<(&str, Cow<'_, str>)> = vec![("EXIT_CODE", error.exit_code().to_string().into())];
+        if let Some(hint) = &error.hint {
+            more.push(("HINT", hint.as_str().into()));
+        }
+        let causes: String = error.causes.iter().map(|cause| format!("; because: {cause}")).collect();
+        self.tell(event, Priority::Error, &format!("{}{causes}", error.what), &more);
+    }
+}
