@@ -11,6 +11,7 @@ pub mod demo;
 pub mod doctor;
 pub mod error;
 pub mod gateway;
+pub mod host;
 pub mod image;
 pub mod journal;
 pub mod launch;

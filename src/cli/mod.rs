@@ -18,6 +18,7 @@ mod ps;
 mod rows;
 mod run;
 mod secret;
+mod serve;
 mod show;
 mod stop;
 mod systemd;
@@ -62,6 +63,7 @@ enum Command {
     Approvals(approvals::Arguments),
     Approve(approve::Arguments),
     Deny(deny::Arguments),
+    Serve(serve::Arguments),
     Systemd(systemd::Arguments),
 }
 
@@ -97,6 +99,7 @@ impl Cli {
             Command::Approvals(arguments) => arguments.execute(),
             Command::Approve(arguments) => arguments.execute(),
             Command::Deny(arguments) => arguments.execute(),
+            Command::Serve(arguments) => arguments.execute(),
             Command::Systemd(arguments) => arguments.execute(),
         }
     }

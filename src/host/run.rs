@@ -1,0 +1,217 @@
+//! One run that was asked for: a `belljar run` below this process.
+
+use std::process::Stdio;
+use std::rc::Rc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+
+use super::Host;
+use crate::error::{Context, EXIT_REFUSED, Error, Result};
+
+/// Of each stream so many bytes are kept; what follows is read and dropped.
+const KEPT: usize = 1 << 20;
+/// What is between this process and its manager only.
+const MANAGERS: [&str; 7] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"];
+
+/// The body of `POST /runs`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Whose agent it is; main unless said.
+    group: Option<String>,
+    /// Program and arguments; those of the group in config.toml unless said.
+    #[serde(default)]
+    command: Vec<String>,
+    /// What the agent reads.
+    stdin: Option<String>,
+    /// The run's name.
+    name: Option<String>,
+}
+
+/// How it ended.
+#[derive(Debug, Serialize)]
+pub struct Ended {
+    run: Value,
+    exit_code: Value,
+    cause: Value,
+    limits_reached: Value,
+    stdout: String,
+    stderr: String,
+    /// Whether one of them was longer.
+    truncated: bool,
+}
+
+/// What came of it.
+pub enum Told {
+    /// The agent began, and ended.
+    Ended(Box<Ended>),
+    /// belljar refused.
+    Refused {
+        /// In belljar's words.
+        message: String,
+        /// What can be done.
+        hint: Option<String>,
+    },
+    /// It could not be started.
+    Failed(Error),
+}
+
+/// The supervisor of a run: it is told to stop when whoever asked has gone, and
+/// waited for all the same.
+struct Running {
+    host: Rc<Host>,
+    pid: i32,
+    /// `None` when it has ended.
+    child: Option<Child>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let (host, pid) = (Rc::clone(&self.host), self.pid);
+        let forget = move || {
+            host.children.borrow_mut().remove(&pid);
+            host.changed.notify_one();
+        };
+        match self.child.take() {
+            None => forget(),
+            Some(mut child) => {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+                tokio::task::spawn_local(async move {
+                    // Nobody asks any more how it ended.
+                    let _ = tokio::join!(drain(child.stdout.take()), drain(child.stderr.take()), child.wait());
+                    forget();
+                });
+            }
+        }
+    }
+}
+
+async fn drain(stream: Option<impl AsyncRead + Unpin>) {
+    let mut buffer = vec![0; 16 << 10];
+    if let Some(mut stream) = stream {
+        while let Ok(1..) = stream.read(&mut buffer).await {}
+    }
+}
+
+/// Runs it to its end.
+pub async fn carry_out(host: &Rc<Host>, asked: Asked) -> Told {
+    match begin(host, &asked).await {
+        Ok(told) => told,
+        Err(error) => Told::Failed(error),
+    }
+}
+
+async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
+    if asked.command.iter().chain(&asked.group).chain(&asked.name).any(|word| word.contains('\0')) {
+        return Ok(Told::Refused { message: "a NUL byte in the command, group or name".to_owned(), hint: None });
+    }
+    let receipt = NamedTempFile::new_in(&host.dirs.data).step(|| "make a place for the receipt".to_owned())?;
+    let mut command = Command::new(&host.program);
+    command.args(["run", "--no-tty", "--group", asked.group.as_deref().unwrap_or(crate::config::MAIN)]);
+    command.arg("--receipt").arg(receipt.path());
+    if let Some(name) = &asked.name {
+        command.arg(format!("--name={name}"));
+    }
+    if !asked.command.is_empty() {
+        command.arg("--").args(&asked.command);
+    }
+    for variable in MANAGERS {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().step(|| "start belljar run".to_owned())?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(|| Error::failed("start belljar run"))?;
+    host.children.borrow_mut().insert(pid);
+    host.changed.notify_one();
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let mut running = Running { host: Rc::clone(host), pid, child: Some(child) };
+    let (stdout, stderr) = converse(pipes, asked.stdin.as_deref().unwrap_or_default()).await;
+    let wait = async { running.child.as_mut()?.wait().await.ok() };
+    let status = wait.await.ok_or_else(|| Error::failed("wait for belljar run"))?;
+    running.child = None;
+    drop(running);
+    let text = std::fs::read_to_string(receipt.path()).unwrap_or_default();
+    let (stdout, stderr) = (Kept::text(stdout), Kept::text(stderr));
+    let Ok(receipt) = serde_json::from_str::<Value>(&text) else {
+        return Ok(refused(&stderr.0));
+    };
+    let failed = receipt.get("error").is_some_and(|error| !error.is_null());
+    if failed && status.code() == Some(i32::from(EXIT_REFUSED)) {
+        return Ok(refused(&stderr.0));
+    }
+    let field = |name: &str| receipt.get(name).cloned().unwrap_or_default();
+    Ok(Told::Ended(Box::new(Ended {
+        run: field("run"),
+        exit_code: field("exit_code"),
+        cause: field("cause"),
+        limits_reached: field("limits_reached"),
+        truncated: stdout.1 || stderr.1,
+        stdout: stdout.0,
+        stderr: stderr.0,
+    })))
+}
+
+/// What `belljar run` printed instead of running.
+fn refused(stderr: &str) -> Told {
+    let what = stderr.lines().find_map(|line| line.strip_prefix("belljar: error: "));
+    let causes = stderr.lines().filter_map(|line| line.trim_start().strip_prefix("because: "));
+    let message =
+        std::iter::once(what.unwrap_or_else(|| stderr.trim())).chain(causes).collect::<Vec<_>>().join("; because: ");
+    let hint = stderr.lines().find_map(|line| line.strip_prefix("hint: ")).map(str::to_owned);
+    Told::Refused { message, hint }
+}
+
+/// The beginning of a stream.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    more: bool,
+}
+
+impl Kept {
+    async fn read(stream: Option<impl AsyncRead + Unpin>) -> Self {
+        let mut kept = Self::default();
+        let Some(mut stream) = stream else { return kept };
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+            let room = (KEPT - kept.bytes.len()).min(length);
+            kept.bytes.extend_from_slice(&buffer[..room]);
+            kept.more |= room < length;
+        }
+        kept
+    }
+
+    fn text(self) -> (String, bool) {
+        (String::from_utf8_lossy(&self.bytes).into_owned(), self.more)
+    }
+}
+
+/// Gives the agent what it is to read, and takes what it writes, side by side.
+async fn converse(
+    (to, out, err): (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>),
+    stdin: &str,
+) -> (Kept, Kept) {
+    let write = async move {
+        if let Some(mut to) = to {
+            // An agent that does not read is not waited for.
+            let _ = to.write_all(stdin.as_bytes()).await;
+        }
+    };
+    let read = async { tokio::join!(Kept::read(out), Kept::read(err)) };
+    tokio::pin!(write);
+    tokio::pin!(read);
+    let mut written = false;
+    loop {
+        tokio::select! {
+            () = &mut write, if !written => written = true,
+            both = &mut read => return both,
+        }
+    }
+}
