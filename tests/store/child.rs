@@ -123,7 +123,7 @@ fn is_another_process() {
             }
         }
         Some("record") => {
-            let log = Log::create(&dirs, "killed", "main").expect("create");
+            let log = Log::create(&dirs, "killed", "main", belljar::journal::To::None).expect("create");
             loop {
                 let mut entry = Entry::new(Kind::Request, SystemTime::now());
                 entry.path = Some("/x".repeat(3000));
