@@ -38,7 +38,7 @@ fn receipt(jar: &Jar, status: &str, head: Option<&Head>) {
 
 /// A finished record of five requests, its lines and its receipt.
 fn five(jar: &Jar) -> Vec<String> {
-    let log = Log::create(&dirs(jar), RUN, "main").expect("create");
+    let log = Log::create(&dirs(jar), RUN, "main", belljar::journal::To::None).expect("create");
     for n in 1..=5 {
         log.append(&entry(&format!("/{n}"))).expect("append");
     }
@@ -116,7 +116,7 @@ fn each_tampering_is_named_with_its_line() {
 fn a_new_chain_is_not_the_one_that_the_receipt_names() {
     let (jar, other) = (Jar::new(), Jar::new());
     five(&jar);
-    let log = Log::create(&dirs(&other), RUN, "main").expect("create");
+    let log = Log::create(&dirs(&other), RUN, "main", belljar::journal::To::None).expect("create");
     for n in 1..=5 {
         log.append(&entry(&format!("/forged{n}"))).expect("append");
     }
@@ -130,7 +130,7 @@ fn a_new_chain_is_not_the_one_that_the_receipt_names() {
         assert!(matches!(verify(&bytes, run, group, None), Finding::Broken { line: 1, .. }));
     }
     // Who runs it again with a longer chain is found by the count.
-    let longer = Log::create(&dirs(&other), "longer", "main").expect("create");
+    let longer = Log::create(&dirs(&other), "longer", "main", belljar::journal::To::None).expect("create");
     longer.append(&entry("/1")).expect("append");
     let head = longer.head();
     longer.append(&entry("/2")).expect("append");
@@ -147,7 +147,7 @@ fn a_record_without_an_end_is_called_so() {
     assert_eq!(said, "no requests were recorded\n");
     says(&jar, 0, "no requests were recorded");
     let run = LiveRun::new(&jar, RUN);
-    let log = Log::create(&dirs(&jar), RUN, "main").expect("create");
+    let log = Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect("create");
     log.append(&entry("/1")).expect("append");
     says(&jar, 0, "intact so far: 1 requests; the run is live");
     drop(run);
@@ -167,7 +167,7 @@ fn a_record_without_an_end_is_called_so() {
 fn people_see_the_requests_and_nothing_speaks_to_the_terminal() {
     let jar = Jar::new();
     let evil = "\u{1b}[2J\u{9b}\u{202e}\u{61c}\u{200b}\u{2028}\n\r\u{e0041}é";
-    let log = Log::create(&dirs(&jar), RUN, "main").expect("create");
+    let log = Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect("create");
     let mut with_all = entry(&format!("/v1/{evil}?token=QUERY"));
     with_all.method = Some(evil.into());
     with_all.rule = Some("mail".into());
@@ -215,7 +215,7 @@ fn follow_goes_on_until_the_run_has_ended() {
     let run = LiveRun::new(&jar, RUN);
     let mut follow = harness::Live::start(jar.belljar(["log", RUN, "--follow"]));
     thread::sleep(Duration::from_millis(300));
-    let log = Log::create(&dirs(&jar), RUN, "main").expect("create");
+    let log = Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect("create");
     log.append(&entry("/first")).expect("append");
     follow.wait_for("/first");
     log.append(&entry("/second")).expect("append");
@@ -236,7 +236,7 @@ fn follow_goes_on_until_the_run_has_ended() {
 #[test]
 fn many_threads_write_one_chain() {
     let jar = Jar::new();
-    let log = Log::create(&dirs(&jar), RUN, "main").expect("create");
+    let log = Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect("create");
     thread::scope(|scope| {
         for thread in 0..8 {
             let log = &log;
@@ -304,14 +304,14 @@ fn a_file_that_is_in_the_way_is_not_written_to() {
     let target = jar.write("target", "kept");
     let record = path(&dirs(&jar), RUN);
     symlink(&target, &record).expect("link");
-    Log::create(&dirs(&jar), RUN, "main").expect_err("a symbolic link");
+    Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect_err("a symbolic link");
     jar.call(&["log", RUN]).exits(125).says(&["open", "requests.jsonl"]);
     fs::remove_file(&record).expect("remove");
     nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
-    Log::create(&dirs(&jar), RUN, "main").expect_err("a FIFO");
+    Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect_err("a FIFO");
     jar.call(&["log", RUN]).exits(125).says(&["not a plain file"]);
     fs::remove_file(&record).expect("remove");
-    Log::create(&dirs(&jar), RUN, "main").expect("create");
-    Log::create(&dirs(&jar), RUN, "main").expect_err("there is one");
+    Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect("create");
+    Log::create(&dirs(&jar), RUN, "main", belljar::journal::To::None).expect_err("there is one");
     assert_eq!(fs::read_to_string(target).expect("read"), "kept");
 }
