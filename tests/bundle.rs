@@ -63,6 +63,8 @@ fn normalised(jar: &Jar, mut config: Value) -> Value {
         mounts.retain(|mount| !mount["destination"].as_str().is_some_and(optional));
     }
     let text = config.to_string().replace(jar.text("").trim_end_matches('/'), "$JAR");
+    // Where a cgroup counts the processes the resource limit leaves room for belljar's own.
+    let text = text.replace("\"hard\":116,\"soft\":116", "\"hard\":100,\"soft\":100");
     // Which place the project has among the mounts depends on the optional ones.
     let text = (0..40).fold(text, |text, place| {
         let named = |end: char| (format!("shadows/{place}{end}"), format!("shadows/N{end}"));
@@ -251,7 +253,11 @@ fn gives_the_same_view(jar: &Jar, options: &[&str]) {
         }
         fs::write(jar.path("bundle/config.json"), config.to_string()).expect("write config.json");
     }
-    assert_eq!(plain(jar, &crun, &["--cgroup-manager", "disabled"]).success().out(), ours, "crun with {options:?}");
+    assert_eq!(
+        plain(jar, &crun, &["--cgroup-manager", "disabled"]).success().out().replace(",relatime", ""),
+        ours.replace(",relatime", ""),
+        "crun with {options:?}"
+    );
     if is_root() {
         match system_program("runc") {
             Some(runc) => assert_eq!(plain(jar, &runc, &[]).success().out(), ours, "runc with {options:?}"),

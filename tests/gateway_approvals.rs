@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use harness::{Live, SOON, eventually};
+use harness::{Live, SOON, eventually, slowly};
 use serde_json::Value;
 use world::{TOKEN, World};
 
@@ -72,6 +72,11 @@ fn it_waits_is_shown_whole_and_goes_on_when_a_person_says_so() {
     );
 }
 
+/// As many seconds on this machine.
+fn seconds(whole: u64) -> u64 {
+    slowly(Duration::from_secs(whole)).as_secs()
+}
+
 #[test]
 fn it_is_refused_when_denied_when_nobody_answers_and_when_the_client_goes() {
     let Some(world) = World::new() else { return };
@@ -81,14 +86,20 @@ fn it_is_refused_when_denied_when_nobody_answers_and_when_the_client_goes() {
     world.call(&["deny", &one]).success();
     let out = live.wait().success().out();
     assert!(out.ends_with("\n403") && out.contains("ask"), "{out}");
-    world.config("approval_timeout = \"2s\"\n");
+    world.config(&format!("approval_timeout = \"{}s\"\n", seconds(2)));
     let live = post(&world, &[], "-d x https://a.test/late");
     let out = live.wait().success().out();
     assert!(out.ends_with("\n403") && out.contains("belljar approve"), "{out}");
     world.config("");
     for version in ["--http1.1", "--http2"] {
-        let live = world
-            .start(&[], &["sh", "-c", &format!("curl -sS {version} --max-time 3 -d x https://a.test/gone; sleep 4")]);
+        let live = world.start(
+            &[],
+            &[
+                "sh",
+                "-c",
+                &format!("curl -sS {version} --max-time {} -d x https://a.test/gone; sleep {}", seconds(3), seconds(4)),
+            ],
+        );
         let gone = id(&held(&world, &[]));
         eventually("the client's going cancels it", 2 * SOON, || pending(&world).is_empty());
         assert_ne!(world.call(&["approve", &gone]).code, 0, "there is nothing to approve any more");
@@ -117,11 +128,12 @@ fn a_grant_covers_the_same_group_rule_method_host_and_path_for_its_time_only() {
     world.policy(&format!("{POLICY}[[rule]]\nname = \"other\"\nhost = \"*.a.test\"\naction = \"approve\"\n"));
     let live = post(&world, &[], "-d one https://a.test/granted");
     let one = id(&held(&world, &[]));
-    world.call(&["approve", &one, "--for", "6s"]).success();
+    world.call(&["approve", &one, "--for", &format!("{}s", seconds(6))]).success();
     assert!(live.wait().success().out().ends_with("\n200"));
     let quick = "for url in https://a.test/granted 'https://a.test/granted?other=query' https://a.test/x/../granted; do \
         curl -sS -o /dev/null -w '%{http_code} ' --max-time 3 -d two $url; done";
-    assert_eq!(world.run(&[], &["sh", "-c", quick]).out(), "200 200 200 ");
+    let quick = quick.replace("--max-time 3", &format!("--max-time {}", seconds(3)));
+    assert_eq!(world.run(&[], &["sh", "-c", &quick]).out(), "200 200 200 ");
     let beyond = "for url in https://a.test/granted/x https://a.test/Granted https://api.a.test/granted https://a.test:8443/granted http://a.test/granted; do \
         curl -sS -o /dev/null -w '%{http_code} ' --max-time 1 -d two $url; done";
     let out = world.run(&[], &["sh", "-c", beyond]).out();
@@ -131,7 +143,7 @@ fn a_grant_covers_the_same_group_rule_method_host_and_path_for_its_time_only() {
         &["sh", "-c", "curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted"],
     );
     assert_eq!(out.out(), "000", "another group is held");
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(slowly(Duration::from_secs(5)));
     let out = world.sh("curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted");
     assert_eq!(out.out(), "000", "the grant is over");
     assert_eq!(world.requests().len(), 4, "{:?}", world.requests());
@@ -152,7 +164,7 @@ def send(path, body, kind):
 send(b'/%5b2J%e2%80%ae?x=%1b%5d0;t%07', b'pay 1\x1b[2K\r\xe2\x80\xaepay 1000\x9b31m\n\x00', b'text/plain')
 send(b'/long', b'harmless ' * 200000 + b'EVIL-END', b'text/plain')
 "#;
-    let live = world.start(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::PRELUDE)]);
+    let live = world.start(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::prelude())]);
     let one = held(&world, &[]);
     for arguments in
         [vec!["approvals"], vec!["approvals", "show", one["id"].as_str().expect("an id")], vec!["approvals", "--json"]]

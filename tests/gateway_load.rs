@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use harness::text::answers;
 use harness::{Live, load, slowly};
 use nix::unistd::Pid;
-use world::{PRELUDE, TOKEN, World};
+use world::{TOKEN, World, prelude};
 
 /// What a run's supervisor may take, in KiB.
 const LIMIT: u64 = 64 << 10;
@@ -54,7 +54,7 @@ impl Watch {
 
 /// Runs an attack, watches its supervisor, and meanwhile asks from another run.
 fn attack(world: &World, script: &str) -> (u64, String) {
-    let attacker = world.start(&[], &["/usr/bin/python3", "-c", &format!("{PRELUDE}\n{script}")]);
+    let attacker = world.start(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", prelude())]);
     attacker.wait_for("attacking");
     let watch = Watch::of(attacker.pid());
     for _ in 0..3 {
@@ -103,7 +103,7 @@ time.sleep(4)
 for link in kept: link.close()
 time.sleep(1)
 tell('open', '%d %d %d' % (len(kept), failed, sent))
-attempt('after', lambda: str(statuses(exchange(proxied('a.test'), get('a.test', '/after'), 10))))
+attempt('after', lambda: str(statuses(exchange(proxied('a.test'), get('a.test', '/after'), 10 * SLOW))))
 tell('end', 'ok')
 ";
     let (_, out) = attack(&world, script);
@@ -119,7 +119,7 @@ print('attacking', flush=True)
 slow = []
 for number in range(300):
     try:
-        link = tcp('127.0.0.1', 3128); link.settimeout(1); link.sendall(b'GET http://b.test/slow HTTP/1.1\\r\\n'); slow.append(link)
+        link = tcp('127.0.0.1', 3128); link.settimeout(1 * SLOW); link.sendall(b'GET http://b.test/slow HTTP/1.1\\r\\n'); slow.append(link)
     except OSError: break
 for second in range(3):
     for link in slow:
@@ -128,7 +128,7 @@ for second in range(3):
     time.sleep(.5)
 def endless(stream, line):
     sent = 0
-    stream.settimeout(5)
+    stream.settimeout(5 * SLOW)
     try:
         stream.sendall(b'GET http://b.test/endless HTTP/1.1\\r\\nHost: b.test\\r\\n')
         while sent < 200 << 20:
@@ -162,13 +162,13 @@ fn a_body_of_gigabytes_in_both_directions() {
         "
 print('attacking', flush=True)
 size = {size}
-stream = proxied('a.test'); stream.settimeout(30)
+stream = proxied('a.test'); stream.settimeout(30 * SLOW)
 stream.sendall(b'POST /count HTTP/1.1\\r\\nHost: a.test\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n' % size)
 piece, sent = b'x' * 65536, 0
 while sent < size:
     stream.sendall(piece[:size - sent]); sent += len(piece[:size - sent])
 tell('up', rest(stream).split(b'\\r\\n\\r\\n')[-1].decode())
-stream = proxied('a.test'); stream.settimeout(30)
+stream = proxied('a.test'); stream.settimeout(30 * SLOW)
 stream.sendall(get('a.test', '/big?size=%d' % size).encode())
 total = 0
 while True:
@@ -191,14 +191,14 @@ fn a_million_tiny_chunks_in_both_directions() {
     let script = "
 print('attacking', flush=True)
 def up(ready):
-    stream = proxied('a.test'); stream.settimeout(30)
+    stream = proxied('a.test'); stream.settimeout(30 * SLOW)
     stream.sendall(b'POST /count HTTP/1.1\\r\\nHost: a.test\\r\\nConnection: close\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n')
     block = b'1\\r\\nx\\r\\n' * 10000
     for _ in range(100): stream.sendall(block)
     stream.sendall(b'0\\r\\n\\r\\n')
     return rest(stream).split(b'\\r\\n\\r\\n')[-1].decode()
 attempt('up', lambda: up(None))
-stream = proxied('a.test'); stream.settimeout(30)
+stream = proxied('a.test'); stream.settimeout(30 * SLOW)
 stream.sendall(get('a.test', '/chunks?n=200000').encode())
 head(stream); total = 0
 while True:

@@ -273,7 +273,7 @@ stream = proxied('raw.test')
 answer = exchange(stream, 'GET /one HTTP/1.1\\r\\nHost: raw.test\\r\\n\\r\\nGET /two HTTP/1.1\\r\\nHost: raw.test\\r\\nConnection: close\\r\\n\\r\\n', 3)
 print(repr(answer[:600]))
 ";
-        let mut run = world.run_command(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::PRELUDE)]);
+        let mut run = world.run_command(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::prelude())]);
         run.env("PYTHONDONTWRITEBYTECODE", "1");
         let out = harness::finish(run, b"").success().out();
         assert!(!out.contains("X-Evil") && !out.contains("x-evil"), "{name}: {out}");

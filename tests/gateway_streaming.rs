@@ -325,7 +325,7 @@ while total < 3000000:
     total += len(stream.recv(65536))
 print('still comes', flush=True)
 ";
-    let live = world.start(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::PRELUDE)]);
+    let live = world.start(&[], &["/usr/bin/python3", "-c", &format!("{}\n{script}", world::prelude())]);
     live.wait_for("began");
     std::thread::sleep(std::time::Duration::from_secs(3));
     let status = std::fs::read_to_string(format!("/proc/{}/status", live.pid())).expect("a status");

@@ -159,7 +159,7 @@ attempt('relay', lambda: rest(tcp('203.0.113.99', 4444)).decode())
 import os
 link = socket.socket(socket.AF_UNIX); link.bind('\\0belljar-test-abstract'); link.listen(); print('bound', flush=True); time.sleep(40)";
     let mut command = world.command("/usr/bin/python3");
-    command.args(["-c", &format!("{}\n{abstract_control}", world::PRELUDE)]);
+    command.args(["-c", &format!("{}\n{abstract_control}", world::prelude())]);
     let bound = Live::start(command);
     bound.wait_for("bound");
     let found = answers(&world.python(&[], &script).success().out());

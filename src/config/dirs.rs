@@ -33,12 +33,17 @@ impl Caller {
     /// or the user database.
     pub fn current() -> Result<Self> {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        let able = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-        let is_root = uid == 0
-            && [Capability::CAP_SYS_ADMIN, Capability::CAP_SETUID, Capability::CAP_SETGID].into_iter().all(able);
+        let is_root = is_real_root();
         let home = find_home(uid)?;
         Ok(Self { uid, gid, is_root, home })
     }
+}
+
+/// Whether this process is uid 0 with the capabilities to make id maps and mounts.
+pub fn is_real_root() -> bool {
+    let able = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    geteuid().is_root()
+        && [Capability::CAP_SYS_ADMIN, Capability::CAP_SETUID, Capability::CAP_SETGID].into_iter().all(able)
 }
 
 /// `$HOME`, or what the user database has. A user that a unit made up has none,

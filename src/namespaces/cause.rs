@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::Restriction;
 use super::facts::{Around, Facts, KINDS};
 use super::probe::Step;
+use crate::plan::HOST_ID_BASE;
 
 /// What a namespace inherits that nobody has set a limit for.
 const UNLIMITED: u64 = i32::MAX as u64;
@@ -89,6 +90,14 @@ fn forbidden(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)])
         return vec![(
             "the caller's uid has no place in the user namespace that belljar runs in".to_owned(),
             "call belljar as a user that cat /proc/self/uid_map shows".to_owned(),
+        )];
+    }
+    if step == Step::Maps && !facts.has_ids {
+        return vec![(
+            format!(
+                "the user namespace that belljar runs in has no ids from {HOST_ID_BASE} up, of which each run by root gets some"
+            ),
+            "call belljar outside of it, or in it as an ordinary user".to_owned(),
         )];
     }
     if step == Step::Namespaces && facts.chrooted && errno == Errno::EPERM {
@@ -202,6 +211,7 @@ mod tests {
             outermost: true,
             privileged: false,
             mapped: true,
+            has_ids: true,
             chrooted: false,
             built_in: true,
             covered: Vec::new(),

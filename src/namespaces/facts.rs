@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::config::is_real_root;
+use crate::plan::HOST_ID_BASE;
 use caps::{CapSet, Capability};
 use nix::unistd::geteuid;
 
@@ -42,6 +44,8 @@ pub struct Facts {
     pub privileged: bool,
     /// The own uid has a place in the user namespace.
     pub mapped: bool,
+    /// So have the ids that runs by root get, where root calls.
+    pub has_ids: bool,
     /// The root directory is no mount: this is a chroot.
     pub chrooted: bool,
     /// The kernel has user namespaces.
@@ -71,6 +75,7 @@ impl Facts {
             outermost,
             privileged: outermost && admin,
             mapped: holds(&map, u64::from(geteuid().as_raw())),
+            has_ids: !is_real_root() || holds(&map, u64::from(HOST_ID_BASE)),
             chrooted: !targets.is_empty() && !targets.contains(&"/"),
             built_in: Path::new("/proc/self/ns/user").exists(),
             covered: targets

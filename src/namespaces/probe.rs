@@ -8,10 +8,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{getegid, geteuid, pipe, read, write};
+use nix::unistd::{Gid, Uid, getegid, geteuid, pipe, read, setresgid, setresuid, write};
 
 use super::facts::KINDS;
 use super::{LAUNCHER, Restriction};
+use crate::config::is_real_root;
+use crate::plan::HOST_ID_BASE;
 use crate::sys;
 
 /// What the child reports when all of it worked.
@@ -144,8 +146,11 @@ fn first_failure() -> nix::Result<Option<(Step, Errno)>> {
     })?;
     let maps = || -> std::io::Result<()> {
         fs::write(format!("/proc/{child}/setgroups"), "deny")?;
-        fs::write(format!("/proc/{child}/uid_map"), format!("0 {} 1\n", geteuid()))?;
-        fs::write(format!("/proc/{child}/gid_map"), format!("0 {} 1\n", getegid()))
+        // Root's own ids are not in the maps of root's runs, nor could they be without CAP_SETFCAP.
+        let (uid, gid) =
+            if is_real_root() { (HOST_ID_BASE, HOST_ID_BASE) } else { (geteuid().as_raw(), getegid().as_raw()) };
+        fs::write(format!("/proc/{child}/uid_map"), format!("0 {uid} 1\n"))?;
+        fs::write(format!("/proc/{child}/gid_map"), format!("0 {gid} 1\n"))
     };
     let mapped = maps();
     if mapped.is_ok() {
@@ -170,6 +175,9 @@ fn first_failure() -> nix::Result<Option<(Step, Errno)>> {
 fn attempt() -> Result<(), (Step, Errno)> {
     let none: Option<&str> = None;
     let at = |step: Step| move |errno: Errno| (step, errno);
+    // Who called may have no place in the maps.
+    let zero = (Gid::from_raw(0), Uid::from_raw(0));
+    setresgid(zero.0, zero.0, zero.0).and_then(|()| setresuid(zero.1, zero.1, zero.1)).map_err(at(Step::Maps))?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(at(Step::PrivateMounts))?;
     mount(Some("belljar"), "/sys/fs", Some("tmpfs"), MsFlags::empty(), none).map_err(at(Step::Tmpfs))?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).map_err(at(Step::Proc))?;

@@ -12,7 +12,7 @@ const SPARE: u32 = 1;
 /// First host id of the range for runs by root. The range lies above what
 /// distributions, systemd (Users, Groups, UIDs and GIDs on systemd Systems) and
 /// container tools hand out, and below 2^31.
-const HOST_ID_BASE: u32 = 1_900_000_000;
+pub const HOST_ID_BASE: u32 = 1_900_000_000;
 /// Ids of each group in the range: one for the runtime, one for the agent, and
 /// one that owns nothing, for runtimes that need the container's id 0 mapped.
 const GROUP_ID_STEP: u32 = 3;

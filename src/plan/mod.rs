@@ -43,6 +43,7 @@ pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build, wanted_image};
 pub use cgroup::{CgroupPlace, HIERARCHY, below, find_cgroup, own_cgroup};
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
+pub use identity::HOST_ID_BASE;
 pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};
 pub use limits::{
     OpenFiles, most_processes, open_files, parse_cpus, parse_duration, parse_rate, parse_size, process_limit,

@@ -73,7 +73,9 @@ pub(super) fn open(dirs: &Dirs) -> Result<(Connection, PathBuf)> {
 /// Where others can write, they can put another file in its place.
 fn check_directory(directory: &Path) -> Result<()> {
     let meta = fs::metadata(directory).step(|| format!("look at {}", directory.display()))?;
-    if meta.uid() != geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+    // A group of the person's own is as good as the person (umask 002).
+    let group_writes = meta.mode() & 0o020 != 0 && meta.gid() != nix::unistd::getegid().as_raw();
+    if meta.uid() != geteuid().as_raw() || meta.mode() & 0o002 != 0 || group_writes {
         return Err(Error::refused(format!("others can write in {}", directory.display()))
             .hint(format!("chown and chmod 700 {}", directory.display())));
     }

@@ -128,14 +128,17 @@ impl Installation {
         Ok(able.then(|| credential_file(&self.dirs)))
     }
 
+    fn needs(&self) -> Result<Needs> {
+        match &self.user {
+            // Another user's configuration is not read with root's rights.
+            Some(_) => Ok(Needs::default()),
+            None => needs_of_configuration(&self.caller, &self.dirs),
+        }
+    }
+
     /// The host process and the template.
     pub fn install(&self) -> Result<String> {
-        let needs = match &self.user {
-            // Another user's configuration is not read with root's rights.
-            Some(_) => Needs::default(),
-            None => needs_of_configuration(&self.caller, &self.dirs)?,
-        };
-        let setting = self.setting(needs)?;
+        let setting = self.setting(self.needs()?)?;
         let [service, socket] = unit::host(&setting);
         let files = [service, socket.clone(), unit::template(&setting)];
         let mut said = self.write(files.to_vec())?;
@@ -184,7 +187,11 @@ impl Installation {
     pub fn write_job(&self, job: &Job) -> Result<String> {
         let mut files = Vec::new();
         let needs = match &job.run {
-            Some(run) => needs_of_run(&self.setting(Needs::default())?, run, &self.caller)?,
+            Some(run) => {
+                let of_run = needs_of_run(&self.setting(Needs::default())?, run, &self.caller)?;
+                let shared_tmp = of_run.shared_tmp || self.needs()?.shared_tmp;
+                Needs { shared_tmp, ..of_run }
+            }
             None => Needs::default(),
         };
         let setting = self.setting(needs)?;

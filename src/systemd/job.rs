@@ -95,7 +95,7 @@ pub fn needs_of_configuration(caller: &Caller, dirs: &Dirs) -> Result<Needs> {
             || groups().any(|group| group.egress == Some(EgressMode::Open)),
         ..Needs::default()
     };
-    let written = |path: &str| crate::plan::absolute(path, &caller.home, None).ok();
+    let path_of = |path: &str| crate::plan::absolute(path, &caller.home, None).ok();
     for root in Allowlist::load(&dirs.allowlist_file(), &caller.home)?.roots {
         root.real.into_iter().for_each(|path| add(&mut needs, &path, root.read_write));
     }
@@ -104,10 +104,18 @@ pub fn needs_of_configuration(caller: &Caller, dirs: &Dirs) -> Result<Needs> {
             Some((path, access)) => (path, access == "rw"),
             None => (project, false),
         };
-        written(path).into_iter().for_each(|path| add(&mut needs, &path, is_written));
+        path_of(path).into_iter().for_each(|path| add(&mut needs, &path, is_written));
+    }
+    let vault = &config.vault;
+    let files = [&vault.key_file, &vault.passphrase_file, &vault.api_key_file].into_iter().flatten();
+    for file in files.chain(&config.gateway.extra_roots) {
+        path_of(file).into_iter().for_each(|path| add(&mut needs, &path, false));
+    }
+    for directory in dirs.all() {
+        add(&mut needs, directory, false);
     }
     for mount in groups().flat_map(|group| &group.mounts) {
-        written(&mount.host).into_iter().for_each(|path| add(&mut needs, &path, !mount.readonly));
+        path_of(&mount.host).into_iter().for_each(|path| add(&mut needs, &path, !mount.readonly));
     }
     Ok(needs)
 }

@@ -144,7 +144,9 @@ elif cheat == "other-network":
     linux["namespaces"].append({"type": "network"})
 elif cheat == "leak":
     leak = os.open("/usr", os.O_RDONLY)
-    os.dup2(leak, 4, inheritable=True)
+    os.dup2(leak, 4)
+    # Also where it was 4 already, which dup2 leaves as it is.
+    os.set_inheritable(4, True)
     if below_podman:
         os.dup2(leak, 3, inheritable=True)
         arguments[-1:-1] = ["--preserve-fds", "2"]

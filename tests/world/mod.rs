@@ -20,8 +20,11 @@ use crate::harness::{Jar, Live, Outcome, SOON, belljar, finish, is_root, skip, s
 pub use log::{all_headers, header, json_lines};
 
 const SCRIPT: &str = include_str!("world.sh");
-/// For attacks: sockets, TLS and requests that no library would send.
-pub const PRELUDE: &str = include_str!("prelude.py");
+/// For attacks: sockets, TLS and requests that no library would send. With how
+/// much slower than an ordinary machine this one is said to be.
+pub fn prelude() -> String {
+    format!("SLOW = {}\n{}", slowly(Duration::from_secs(1)).as_secs_f64(), include_str!("prelude.py"))
+}
 
 /// The value of every test's secret: with characters that each way of writing
 /// it down writes differently.
@@ -152,7 +155,7 @@ impl World {
 
     /// A Python program in a belljar, after the prelude.
     pub fn python(&self, options: &[&str], script: &str) -> Outcome {
-        self.run(options, &["/usr/bin/python3", "-c", &format!("{PRELUDE}\n{script}")])
+        self.run(options, &["/usr/bin/python3", "-c", &format!("{}\n{script}", prelude())])
     }
 
     /// `belljar run OPTIONS… -- COMMAND…`, which goes on.
@@ -174,7 +177,7 @@ impl World {
 
     /// The control of [`World::python`].
     pub fn python_outside(&self, script: &str) -> Outcome {
-        self.outside("/usr/bin/python3", &["-c", &format!("OUTSIDE = True\n{PRELUDE}\n{script}")])
+        self.outside("/usr/bin/python3", &["-c", &format!("OUTSIDE = True\n{}\n{script}", prelude())])
     }
 
     /// `belljar secret add NAME OPTIONS…` with this value.

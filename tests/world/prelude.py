@@ -1,6 +1,7 @@
 import base64, json, os, re, socket, ssl, struct, sys, threading, time
 OUTSIDE = globals().get('OUTSIDE', False)
-socket.setdefaulttimeout(8)
+SLOW = globals().get('SLOW', 1)
+socket.setdefaulttimeout(8 * SLOW)
 
 def tell(name, answer):
     print(json.dumps({'name': name, 'answer': answer if isinstance(answer, str) else json.dumps(answer)}), flush=True)
@@ -73,7 +74,7 @@ def exchange(stream, data, wait=1.5):
     """Sends and returns all that comes back within a while."""
     if isinstance(data, str):
         data = data.encode('latin-1')
-    stream.settimeout(wait)
+    stream.settimeout(wait * SLOW)
     try:
         stream.sendall(data)
     except OSError as error:
