@@ -18,6 +18,7 @@ const README: &str = include_str!("../README.md");
 const SECURITY: &str = include_str!("../docs/security.md");
 const CONFIGURATION: &str = include_str!("../docs/configuration.md");
 const POLICY: &str = include_str!("../docs/policy.md");
+const SYSTEMD: &str = include_str!("../docs/systemd.md");
 const SECRETS: &str = include_str!("../docs/secrets.md");
 
 /// Files of this tree with their text: the test runs elsewhere too.
@@ -25,7 +26,7 @@ macro_rules! tree {
     ($($path:literal),* $(,)?) => { [$(($path, include_str!(concat!("../", $path)))),*] };
 }
 
-const KEPT: [(&str, &str); 43] = tree![
+const KEPT: [(&str, &str); 49] = tree![
     "docs/man/belljar.1",
     "docs/man/belljar-approvals.1",
     "docs/man/belljar-approvals-list.1",
@@ -64,14 +65,20 @@ const KEPT: [(&str, &str); 43] = tree![
     "docs/man/belljar-secret-list.1",
     "docs/man/belljar-secret-remove.1",
     "docs/man/belljar-secret-rotate.1",
+    "docs/man/belljar-serve.1",
     "docs/man/belljar-show.1",
     "docs/man/belljar-stop.1",
+    "docs/man/belljar-systemd.1",
+    "docs/man/belljar-systemd-install.1",
+    "docs/man/belljar-systemd-remove.1",
+    "docs/man/belljar-systemd-timer.1",
+    "docs/man/belljar-systemd-unit.1",
     "contrib/completions/bash",
     "contrib/completions/fish",
     "contrib/completions/zsh",
 ];
 
-const TESTS: [(&str, &str); 41] = tree![
+const TESTS: [(&str, &str); 44] = tree![
     "tests/agent_image.rs",
     "tests/backends.rs",
     "tests/bad_input.rs",
@@ -108,6 +115,9 @@ const TESTS: [(&str, &str); 41] = tree![
     "tests/rootfs.rs",
     "tests/shadows.rs",
     "tests/store.rs",
+    "tests/journal.rs",
+    "tests/serve.rs",
+    "tests/systemd_units.rs",
     "tests/terminal.rs",
     "tests/tools.rs",
     "tests/vault.rs",
@@ -193,7 +203,7 @@ fn the_commands_and_options_of_the_documents_are_there() {
     cli.build();
     let called = calls(README);
     assert!(called.len() > 10, "only {} calls were found", called.len());
-    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS] {
+    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS, SYSTEMD] {
         for call in calls(text) {
             check_call(&cli, &call);
         }

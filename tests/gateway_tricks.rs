@@ -5,6 +5,9 @@
 mod harness;
 mod world;
 
+use std::time::Duration;
+
+use harness::slowly;
 use harness::text::answers;
 use serde_json::Value;
 use world::{TOKEN, World, all_headers};
@@ -274,7 +277,7 @@ async function ask(name, headers) { let answer;
     const secure = tls.connect({socket, servername: 'b.test', ca, ALPNProtocols: ['h2']});
     const session = http2.connect('https://b.test', {createConnection: () => secure}); session.on('error', () => {});
     answer = await new Promise((done) => { const request = session.request(headers); request.on('response', h => done(h[':status']));
-      request.on('error', e => done('error ' + e.code)); setTimeout(() => done('silence'), 4000); request.end(); });
+      request.on('error', e => done('error ' + e.code)); setTimeout(() => done('silence'), MILLISECONDS); request.end(); });
     session.destroy();
   } catch (error) { answer = 'error ' + error.message; }
   console.log(JSON.stringify({name, answer: String(answer)})); }
@@ -290,7 +293,8 @@ async function ask(name, headers) { let answer;
   process.exit(0);
 })();
 "#;
-    let found = answers(&world.run(&[], &["node", "-e", script]).success().out());
+    let script = script.replace("MILLISECONDS", &slowly(Duration::from_secs(4)).as_millis().to_string());
+    let found = answers(&world.run(&[], &["node", "-e", &script]).success().out());
     assert_eq!(found["fine"], "200", "{found:?}");
     for name in ["authority", "authority port", "host beside", "userinfo"] {
         assert_ne!(found[name], "200", "{name}: {found:?}");

@@ -189,10 +189,10 @@ fn a_grant_covers_its_scope_and_nothing_beside_it() {
     jar.call(&["approvals", "revoke", &id]).exits(125).says(&["no grant came with it"]);
 
     let id = store.hold(child::held(&run, "POST", "/v1/send")).expect("hold").id;
-    let brief = Verdict::Approve { more: Some(Duration::from_millis(80)) };
+    let brief = Verdict::Approve { more: Some(slowly(Duration::from_millis(80))) };
     store.decide(&id, brief, "test").expect("decide");
     assert!(store.granted(&scope).expect("ask").is_some());
-    thread::sleep(Duration::from_millis(100));
+    thread::sleep(slowly(Duration::from_millis(100)));
     assert_eq!(store.granted(&scope).expect("ask"), None, "it has ended");
 }
 

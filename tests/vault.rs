@@ -170,7 +170,7 @@ fn the_value_is_no_argument() {
     eventually("it has begun", harness::SOON, || {
         of("cmdline").is_ok_and(|line| line.windows(9).any(|part| part == b"a.example"))
     });
-    thread::sleep(Duration::from_millis(100));
+    thread::sleep(harness::slowly(Duration::from_millis(100)));
     let line = of("cmdline").expect("its command line");
     assert!(!line.windows(VALUE.len()).any(|part| part == VALUE.as_bytes()));
     assert_eq!(harness::processes_with(VALUE), Vec::<u32>::new());

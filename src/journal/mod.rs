@@ -10,7 +10,7 @@ mod wire;
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -21,6 +21,9 @@ use wire::Socket;
 
 /// How long an event may wait for a journal that does not read.
 const EVENT_WITHIN: Duration = Duration::from_millis(200);
+
+/// How long a journal that did not read is left alone.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Where events go; `[log] to` of config.toml.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +79,8 @@ struct Journal {
     socket: Socket,
     /// Events that could not be told.
     lost: u64,
+    /// Nothing is sent before: each try holds up who tells.
+    again_at: Option<Instant>,
 }
 
 /// The log of one run, or of what belljar does outside of one.
@@ -90,8 +95,9 @@ impl Events {
     /// Of a run of a group, or of neither.
     pub fn new(to: To, run: Option<&str>, group: Option<&str>) -> Self {
         let way = match to {
-            To::Auto | To::Journal => Socket::open(EVENT_WITHIN)
-                .map_or(Way::Nowhere, |socket| Way::Journal(Box::new(Mutex::new(Journal { socket, lost: 0 })))),
+            To::Auto | To::Journal => Socket::open(EVENT_WITHIN).map_or(Way::Nowhere, |socket| {
+                Way::Journal(Box::new(Mutex::new(Journal { socket, lost: 0, again_at: None })))
+            }),
             To::Stderr => Way::Stderr,
             To::Json => Way::Json,
             To::None => Way::Nowhere,
@@ -113,10 +119,14 @@ impl Events {
                 if journal.lost > 0 {
                     entry.add("LOST_EVENTS", journal.lost.to_string().as_bytes());
                 }
-                match journal.socket.send(&entry) {
-                    Ok(()) => journal.lost = 0,
-                    Err(_) => journal.lost += 1,
+                let mut lost = journal.lost + 1;
+                if journal.again_at.is_none_or(|at| Instant::now() >= at) {
+                    match journal.socket.send(&entry) {
+                        Ok(()) => lost = 0,
+                        Err(_) => journal.again_at = Some(Instant::now() + PAUSE),
+                    }
                 }
+                journal.lost = lost;
             }
             Way::Stderr => {
                 let fields: String = fields.map(|(name, value)| format!(" {}={value}", name.to_lowercase())).collect();

@@ -15,7 +15,7 @@ use super::wire::{Entry, Socket};
 const LINE_MAX: usize = 48 << 10;
 /// How long a line may wait for a journal that does not read. The agent waits
 /// with it, as at any full pipe.
-const LINE_WITHIN: Duration = Duration::from_secs(30);
+const LINE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Whether the descriptor is the journal's stream (systemd.exec(5), $JOURNAL_STREAM).
 pub fn stream(file: impl AsFd) -> bool {
@@ -31,13 +31,17 @@ pub struct Output {
     group: String,
     name: &'static str,
     held: Vec<u8>,
+    given_up: bool,
 }
 
 impl Output {
     /// For `stdout` or `stderr` of a run; `stream` is what it would go to.
     pub fn new(stream: File, name: &'static str, run: &str, group: &str) -> Result<Self, File> {
         match Socket::open(LINE_WITHIN) {
-            Ok(socket) => Ok(Self { socket, stream, run: run.into(), group: group.into(), name, held: Vec::new() }),
+            Ok(socket) => {
+                let (run, group) = (run.into(), group.into());
+                Ok(Self { socket, stream, run, group, name, held: Vec::new(), given_up: false })
+            }
             Err(_) => Err(stream),
         }
     }
@@ -46,7 +50,15 @@ impl Output {
         let mut entry = Entry::new("6", line);
         let fields = [("RUN", self.run.as_str()), ("GROUP", &self.group), ("EVENT", "output"), ("STREAM", self.name)];
         fields.into_iter().for_each(|(name, value)| entry.add(name, value.as_bytes()));
-        self.socket.send(&entry).or_else(|_| self.stream.write_all(line).and_then(|()| self.stream.write_all(b"\n")))
+        if !self.given_up {
+            // One that did not read for so long, or is gone, is not waited for again.
+            self.given_up = self.socket.send(&entry).is_err();
+        }
+        if self.given_up {
+            self.stream.write_all(line)?;
+            self.stream.write_all(b"\n")?;
+        }
+        Ok(())
     }
 }
 

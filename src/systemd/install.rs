@@ -8,7 +8,7 @@ use nix::unistd::User;
 
 use super::job::{make_places, needs_of_configuration, needs_of_run, own_places};
 use super::unit::{self, Change, Control, Force, Needs, Planned, Schedule, Scope, Setting};
-use crate::config::{Caller, Config, Dirs, KeySource};
+use crate::config::{Caller, Config, Dirs, KeySource, MAIN};
 use crate::error::{Context, Error, Result};
 use crate::vault::{credential_file, hand_over};
 
@@ -183,11 +183,27 @@ impl Installation {
         self.directory.join(unit::job_name(name)).is_file()
     }
 
+    /// `belljar explain` makes do without a command; a job does not.
+    fn refuse_no_command(&self, run: &[String]) -> Result<()> {
+        let group = run.iter().find_map(|word| word.strip_prefix("--group=")).unwrap_or(MAIN);
+        let configured = || -> Result<bool> {
+            // Another user's configuration says at the run whether there is one.
+            let config = Config::load(&self.dirs.config_file())?;
+            Ok(self.user.is_some() || config.for_group(group).command.is_some())
+        };
+        if run.iter().any(|word| word == "--") || configured()? {
+            return Ok(());
+        }
+        Err(Error::usage("no command to run")
+            .hint(format!("-- COMMAND, or command = [\"…\"] in [group.{group}] of config.toml")))
+    }
+
     /// A named job, its timer, or both.
     pub fn write_job(&self, job: &Job) -> Result<String> {
         let mut files = Vec::new();
         let needs = match &job.run {
             Some(run) => {
+                self.refuse_no_command(run)?;
                 let of_run = needs_of_run(&self.setting(Needs::default())?, run, &self.caller)?;
                 let shared_tmp = of_run.shared_tmp || self.needs()?.shared_tmp;
                 Needs { shared_tmp, ..of_run }

@@ -55,6 +55,11 @@ impl World {
         Self::with(&[("WORLD_HOST_ORIGIN", "1")])
     }
 
+    /// One in which a test can be the journal, at `world/journal/socket`.
+    pub fn with_journal() -> Option<Self> {
+        Self::with(&[("WORLD_JOURNAL", "1")])
+    }
+
     fn with(variables: &[(&str, &str)]) -> Option<Self> {
         for program in ["ip", "unshare", "nsenter"] {
             if system_program(program).is_none() {

@@ -90,6 +90,14 @@ for file in hosts resolv.conf nsswitch.conf; do
     mount --bind "$dir/$file" "/etc/$file"
 done
 
+# Where the journal's socket is; a test listens on it.
+if [ -n "${WORLD_JOURNAL:-}" ]; then
+    mkdir -p "$dir/journal"
+    mount -t tmpfs -o mode=755 world /run
+    mkdir -p /run/systemd/journal
+    mount --bind "$dir/journal" /run/systemd/journal
+fi
+
 unshare --net sleep infinity &
 internet=$!
 children+=("$internet")
