@@ -4,7 +4,7 @@
 CARGO ?= cargo
 BELLJAR = target/release/belljar
 
-.PHONY: all demo test bench fuzz lint docs golden image deps install clean
+.PHONY: all demo test test-vm bench fuzz lint docs golden image deb deps install clean
 
 all: $(BELLJAR)
 
@@ -22,6 +22,10 @@ demo: deps $(BELLJAR)
 test:
 	@tests/run
 
+# The tests on a Debian 13 under qemu: tests/vm/README.md.
+test-vm:
+	@tests/vm/suite
+
 # STARTUP_BENCH, BACKENDS_BENCH, GATEWAY_BENCH: options of the three, for example `-n 1`, one round.
 bench: $(BELLJAR)
 	@tests/deps crun bubblewrap podman runc python3 iproute2 openssl mitmproxy squid-openssl
@@ -37,7 +41,7 @@ fuzz:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR tests/vm/boot tests/vm/build tests/vm/inside tests/vm/jobs tests/vm/power tests/vm/power-begin tests/vm/power-look tests/vm/put tests/vm/run tests/vm/stop tests/vm/suite tests/vm/cases/*.sh tests/run tests/deps tests/youki tests/world/world.sh fuzz/run .ci/run oci/build; else echo "SKIPPED: shellcheck is not installed"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR tests/vm/boot tests/vm/build tests/vm/inside tests/vm/jobs tests/vm/power tests/vm/power-begin tests/vm/power-look tests/vm/put tests/vm/run tests/vm/stop tests/vm/suite tests/vm/cases/*.sh tests/run tests/deps tests/youki tests/package contrib/debian/* tests/world/world.sh fuzz/run .ci/run oci/build; else echo "SKIPPED: shellcheck is not installed"; fi
 
 docs:
 	$(CARGO) run --quiet --example manpages
@@ -49,6 +53,12 @@ golden:
 # The agent image: localhost/belljar-agent:latest, and an archive in target/agent-image.
 image:
 	@oci/build
+
+# A Debian package in target/debian. cargo-deb comes from crates.io.
+CARGO_DEB = target/tools/bin/cargo-deb
+deb: $(BELLJAR)
+	@$(CARGO_DEB) --version >/dev/null 2>&1 || { echo "building cargo-deb, once" >&2; $(CARGO) install --quiet --locked --root target/tools cargo-deb@3.8.0; }
+	@$(CARGO_DEB) --quiet --no-build
 
 install: $(BELLJAR)
 	$(CARGO) install --path . --locked

@@ -26,7 +26,7 @@ macro_rules! tree {
     ($($path:literal),* $(,)?) => { [$(($path, include_str!(concat!("../", $path)))),*] };
 }
 
-const KEPT: [(&str, &str); 49] = tree![
+const KEPT: [(&str, &str); 55] = tree![
     "docs/man/belljar.1",
     "docs/man/belljar-approvals.1",
     "docs/man/belljar-approvals-list.1",
@@ -76,6 +76,12 @@ const KEPT: [(&str, &str); 49] = tree![
     "contrib/completions/bash",
     "contrib/completions/fish",
     "contrib/completions/zsh",
+    "contrib/systemd/system/belljar.service",
+    "contrib/systemd/system/belljar.socket",
+    "contrib/systemd/system/belljar@.service",
+    "contrib/systemd/user/belljar.service",
+    "contrib/systemd/user/belljar.socket",
+    "contrib/systemd/user/belljar@.service",
 ];
 
 const TESTS: [(&str, &str); 44] = tree![

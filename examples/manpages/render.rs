@@ -1,4 +1,5 @@
-//! Renders the man pages and the completions from the command line itself.
+//! Renders the man pages and the completions from the command line itself, and
+//! the units of the package.
 
 use std::io;
 
@@ -18,6 +19,8 @@ pub fn files() -> io::Result<Vec<(String, Vec<u8>)>> {
         clap_complete::generate(shell, &mut Cli::command(), "belljar", &mut text);
         files.push((format!("contrib/completions/{name}"), text));
     }
+    let units = belljar::systemd::unit::packaged();
+    files.extend(units.into_iter().map(|(name, text)| (format!("contrib/systemd/{name}"), text.into_bytes())));
     Ok(files)
 }
 

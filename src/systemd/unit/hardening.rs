@@ -93,6 +93,11 @@ fn mounts(unit: &mut Text, setting: &Setting, is_root: bool) {
         unit.why("The system is read-only; /run and /var are belljar's to write.").set("ProtectSystem", "full");
         return;
     }
+    if setting.places.is_empty() {
+        unit.why("Everything but homes is read-only; `belljar systemd install` knows what is written there, and writes it tighter.")
+            .set("ProtectSystem", "strict");
+        return;
+    }
     unit.why("Everything is read-only but what belljar keeps, and what agents may write as it is configured now.")
         .why("Another directory for them: ReadWritePaths= in a drop-in, or write this unit anew.")
         .set("ProtectSystem", "strict")

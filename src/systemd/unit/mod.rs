@@ -61,7 +61,7 @@ pub struct Setting {
     pub environment: Vec<(String, String)>,
     /// What the hardening must leave open.
     pub needs: Needs,
-    /// belljar's own directories.
+    /// belljar's own directories; none where the unit is for anybody.
     pub places: Vec<PathBuf>,
     /// What Documentation= names.
     pub manual: Manual,
@@ -107,4 +107,25 @@ pub fn check_name(name: &str) -> Result<()> {
 /// not read it back.
 fn listed(path: &Path) -> Option<String> {
     path.to_str().filter(|text| !text.contains(['\n', '"', '\\'])).map(text::quoted)
+}
+
+/// The units of the package, by their place below contrib/systemd: for anybody,
+/// so that they know nobody's configuration.
+pub fn packaged() -> Vec<(String, String)> {
+    let scopes = [("user", Scope::User), ("system", Scope::System)];
+    let units = scopes.into_iter().flat_map(|(place, scope)| {
+        let setting = Setting {
+            scope,
+            user: None,
+            program: PathBuf::from("/usr/bin/belljar"),
+            environment: Vec::new(),
+            needs: Needs::default(),
+            places: Vec::new(),
+            manual: Manual::Pages,
+            credential: None,
+        };
+        let [service, socket] = host(&setting);
+        [service, socket, template(&setting)].map(|(name, text)| (format!("{place}/{name}"), text))
+    });
+    units.collect()
 }
