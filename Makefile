@@ -41,7 +41,7 @@ fuzz:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR tests/vm/boot tests/vm/build tests/vm/inside tests/vm/jobs tests/vm/power tests/vm/power-begin tests/vm/power-look tests/vm/put tests/vm/run tests/vm/stop tests/vm/suite tests/vm/cases/*.sh tests/run tests/deps tests/youki tests/package contrib/debian/* tests/world/world.sh fuzz/run .ci/run oci/build; else echo "SKIPPED: shellcheck is not installed"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR tests/vm/boot tests/vm/build tests/vm/inside tests/vm/jobs tests/vm/power tests/vm/power-begin tests/vm/power-look tests/vm/put tests/vm/run tests/vm/stop tests/vm/suite tests/vm/cases/*.sh tests/run tests/deps tests/youki tests/package contrib/debian/postinst contrib/debian/prerm contrib/debian/postrm tests/world/world.sh fuzz/run .ci/run oci/build; else echo "SKIPPED: shellcheck is not installed"; fi
 
 docs:
 	$(CARGO) run --quiet --example manpages
