@@ -4,9 +4,10 @@
 mod harness;
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Jar, SOON, eventually};
+use harness::{Dice, Jar, SOON, eventually, load, slowly};
 use nix::sys::signal::Signal;
 
 /// Ends by itself on the signals that a person sends.
@@ -57,13 +58,15 @@ fn an_agent_that_ignores_the_signal_is_killed_after_the_grace() {
 fn a_signal_before_the_agent_began_ends_the_run() {
     let jar = Jar::new();
     // Ended or not yet able to hear: either way the run is over at once.
-    let mut live = jar.start(&[], &["sleep", "1000"]);
-    eventually("the run ends", Duration::from_secs(20), || {
-        if live.is_running() {
-            live.signal(Signal::SIGTERM);
-        }
-        !live.is_running()
-    });
+    let mut dice = Dice::new();
+    for _ in 0..load(60, 5) {
+        // One signal, at any moment of the start.
+        let live = jar.start(&[], &["sleep", "1000"]);
+        thread::sleep(slowly(Duration::from_micros(dice.below(50_000))));
+        live.signal(Signal::SIGTERM);
+        assert_eq!(live.wait().code, 143);
+    }
+    assert!(jar.receipts().iter().all(|receipt| receipt["cause"] != "killed after the grace"), "a signal was lost");
     eventually("no run is left", SOON, || jar.live_runs().is_empty());
 }
 

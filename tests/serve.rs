@@ -119,8 +119,9 @@ fn a_run_is_stopped_by_its_id_by_its_clients_going_and_by_the_hosts_end() {
     let path = socket(&host.jar);
     let post = || {
         let mut stream = UnixStream::connect(&path).expect("connect");
-        let head = format!("POST /runs HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n{sleeping}", sleeping.len());
-        stream.write_all(head.as_bytes()).expect("send");
+        let length = sleeping.len();
+        let head = format!("POST /runs HTTP/1.1\r\nHost: b\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all((head + &sleeping).as_bytes()).expect("send");
         stream
     };
     let live = || host.ask("GET", "/runs", &Value::Null).1.as_array().map_or(0, Vec::len);
@@ -132,10 +133,10 @@ fn a_run_is_stopped_by_its_id_by_its_clients_going_and_by_the_hosts_end() {
     eventually("who goes away ends the run", 4 * SOON, || live() == 1);
     let left = host.ask("GET", "/runs", &Value::Null).1[0]["run"].as_str().expect("an id").to_owned();
     assert_eq!(host.ask("DELETE", &format!("/runs/{left}"), &Value::Null).0, 202);
-    let mut answer = [0; 4096];
     second.set_read_timeout(Some(slowly(Duration::from_secs(30)))).expect("set a timeout");
-    let length = second.read(&mut answer).expect("an answer");
-    assert!(String::from_utf8_lossy(&answer[..length]).contains("ended by SIGTERM"));
+    let mut answer = String::new();
+    second.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains("ended by SIGTERM"), "{answer}");
     let _third = post();
     eventually("a third one goes on", 4 * SOON, || live() == 1);
     host.live.signal(Signal::SIGTERM);

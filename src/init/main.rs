@@ -38,6 +38,7 @@ mod sys {
         pub fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
         pub fn kill(pid: c_int, sig: c_int) -> c_int;
         pub fn signal(sig: c_int, handler: usize) -> usize;
+        pub fn sigprocmask(how: c_int, set: *const c_void, old: *mut c_void) -> c_int;
         pub fn _exit(code: c_int) -> !;
         pub fn syscall(number: c_long, ...) -> c_long;
         pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
@@ -64,6 +65,10 @@ const MSG_NOSIGNAL: c_int = 0x4000;
 const SIG_DFL: usize = 0;
 const SIG_IGN: usize = 1;
 const SIGTTOU: c_int = 22;
+const SIG_SETMASK: c_int = 2;
+/// Larger than any libc's sigset_t, of which 0 is the empty set.
+const NO_SIGNAL: [u64; 16] = [0; 16];
+const EVERY_SIGNAL: [u64; 16] = [u64::MAX; 16];
 const EINTR: i32 = 4;
 const EPERM: i32 = 1;
 const EAGAIN: i32 = 11;
@@ -253,6 +258,7 @@ fn main() {
     if let Some(code) = std::env::args().next().and_then(|name| write_map(&name)) {
         std::process::exit(code);
     }
+    keep_signals();
     let mut args = std::env::args_os().skip(1);
     let handshake = args.next().and_then(|fd| fd.into_string().ok()).unwrap_or_default();
     let connected = handshake.starts_with('/');
@@ -295,7 +301,6 @@ fn main() {
     std::process::exit(run(fd, &command));
 }
 
-/// Starts the agent, and returns its exit code once it has ended.
 /// Whether no process can be started beside those that the agent, which has
 /// just gone, has left: RLIMIT_NPROC tells nobody that it was reached. As many
 /// are tried as may have gone with it, fewer where the limit is low. What is
@@ -321,6 +326,28 @@ fn is_full() -> bool {
     })
 }
 
+/// Which signals wait until they are let in.
+fn block(signals: &[u64; 16]) {
+    // SAFETY: the set is not shorter than a sigset_t, and lives through the call.
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::sigprocmask(SIG_SETMASK, signals.as_ptr().cast(), std::ptr::null_mut());
+    }
+}
+
+/// From here on a signal for the agent is kept until it runs: one for which a
+/// PID 1 has no handler would be gone (pid_namespaces(7)).
+fn keep_signals() {
+    for signal in FORWARDED {
+        // SAFETY: the handler is async-signal-safe.
+        #[allow(unsafe_code)]
+        unsafe {
+            sys::signal(signal, forward as *const () as usize)
+        };
+    }
+}
+
+/// Starts the agent, and returns its exit code once it has ended.
 fn run(fd: c_int, command: &[CString]) -> i32 {
     let mut argv: Vec<*const c_char> = command.iter().map(|arg| arg.as_ptr()).collect();
     argv.push(std::ptr::null());
@@ -331,13 +358,12 @@ fn run(fd: c_int, command: &[CString]) -> i32 {
     unsafe {
         sys::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     }
-    // SAFETY: this process has one thread; the handler is async-signal-safe;
-    // argv ends with NULL and its strings outlive the call.
+    // SAFETY: this process has one thread; argv ends with NULL and its strings
+    // outlive the call.
     #[allow(unsafe_code)]
     let agent = unsafe {
-        for signal in FORWARDED {
-            sys::signal(signal, forward as *const () as usize);
-        }
+        // A child that still had the handler would take what is for the agent.
+        block(&EVERY_SIGNAL);
         match sys::fork() {
             -1 => {
                 tell(fd, &format!("EXEC {}", errno()));
@@ -353,6 +379,7 @@ fn run(fd: c_int, command: &[CString]) -> i32 {
                 for signal in 1..=LAST_SIGNAL {
                     sys::signal(signal, SIG_DFL);
                 }
+                block(&NO_SIGNAL);
                 sys::execvp(argv[0], argv.as_ptr());
                 let errno = errno();
                 tell(fd, &format!("EXEC {errno}"));
@@ -368,6 +395,7 @@ fn run(fd: c_int, command: &[CString]) -> i32 {
         sys::setpgid(agent, agent)
     };
     AGENT.store(agent, Ordering::SeqCst);
+    block(&NO_SIGNAL);
     let early = EARLY.swap(0, Ordering::SeqCst);
     if early != 0 {
         forward(early);

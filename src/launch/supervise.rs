@@ -303,6 +303,8 @@ impl<'a> Supervisor<'a> {
                 self.gateway_failed.get_or_insert(Error { hint: error.hint, ..failed });
                 self.say(&ToLauncher::Kill)
             }
+            // An agent that has not begun has no handler for them, and would die of them.
+            Event::Signal(Signal::SIGUSR1 | Signal::SIGUSR2) if self.report.is_none() => Ok(()),
             Event::Signal(signal) if self.report.is_none() => {
                 self.early = Some(signal);
                 self.arm();
