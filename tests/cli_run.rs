@@ -236,3 +236,19 @@ fn a_silent_socket_as_stdin_holds_nothing_up() {
         drop(ours);
     }
 }
+
+#[test]
+fn another_users_runtime_directory_is_not_used() {
+    // `su me` leaves XDG_RUNTIME_DIR of who called it.
+    let jar = Jar::new();
+    let others = if harness::is_root() { jar.path("others") } else { "/".into() };
+    if harness::is_root() {
+        fs::create_dir(&others).expect("make a directory");
+        std::os::unix::fs::chown(&others, Some(12345), Some(12345)).expect("give it away");
+    }
+    let mut command = jar.belljar(["run", "--", "id", "-u"]);
+    command.env_remove("BELLJAR_HOME").env("HOME", jar.path("")).env("XDG_RUNTIME_DIR", &others);
+    command.current_dir(jar.project());
+    assert_eq!(finish(command, b"").success().out(), "1000\n");
+    assert!(!others.join("belljar").exists(), "what others own was used");
+}

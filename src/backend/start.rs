@@ -2,10 +2,13 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::unistd::Uid;
+
 use super::runtime::{MapsBy, RuntimeKind};
+use crate::config::is_of_another;
 
 /// Where one start of the runtime finds its things.
 #[derive(Debug)]
@@ -55,8 +58,13 @@ pub fn inherited_environment() -> Vec<(OsString, OsString)> {
 }
 
 /// The caller's environment without what makes a runtime pass descriptors or
-/// sockets of the host on to the container.
+/// sockets of the host on to the container, and without another user's runtime
+/// directory, which `su` leaves and podman refuses.
 pub fn host_environment() -> Vec<(OsString, OsString)> {
     const LEFT_OUT: [&str; 5] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "BELLJAR_HOME"];
-    env::vars_os().filter(|(name, _)| !LEFT_OUT.iter().any(|left_out| name == left_out)).collect()
+    let is_left_out = |name: &OsString, value: &OsString| {
+        LEFT_OUT.iter().any(|left_out| name == left_out)
+            || name == "XDG_RUNTIME_DIR" && is_of_another(Path::new(value), Uid::effective().as_raw())
+    };
+    env::vars_os().filter(|(name, value)| !is_left_out(name, value)).collect()
 }

@@ -15,6 +15,9 @@ pub struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// As in a unit of the host's manager with Delegate=yes
+    #[arg(long, hide = true)]
+    in_unit: bool,
 }
 
 impl Arguments {
@@ -22,6 +25,7 @@ impl Arguments {
     pub fn execute(self) -> Result<u8> {
         let mut request = self.options.request()?;
         request.example = vec!["true".to_owned()];
+        request.of_unit = self.in_unit;
         let (caller, dirs) = surroundings()?;
         let plan = plan::build(&request, &caller, &dirs)?.plan;
         if self.json {

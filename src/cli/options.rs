@@ -105,6 +105,7 @@ impl PlanOptions {
             backend: self.backend,
             image_place: ImagePlace::Cache,
             example: Vec::new(),
+            of_unit: false,
             runtime: self.runtime,
             egress: self.egress,
             timeout: self.timeout,

@@ -103,7 +103,10 @@ impl Dirs {
         if let Some(run) = of_unit("RUNTIME_DIRECTORY") {
             return Ok(Self { config, data, run });
         }
-        let run = match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        // `su` and `runuser` leave that of who called them, which is not to be used (XDG Base
+        // Directory Specification: "MUST be owned by the user").
+        let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let run = match runtime.filter(|path| path.is_absolute() && !is_of_another(path, caller.uid)) {
             Some(runtime) => runtime.join("belljar"),
             None if caller.is_root => PathBuf::from("/run/belljar"),
             None => {
@@ -191,4 +194,9 @@ pub fn create_private(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether it is somebody else's than `uid`'s.
+pub fn is_of_another(path: &Path, uid: u32) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.uid() != uid)
 }

@@ -112,7 +112,8 @@ fn forbidden(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)])
         return vec![covered(facts)];
     }
     let mut whys = Vec::new();
-    if step == Step::Namespaces && facts.clone == Some(0) && !facts.privileged {
+    // In a namespace nobody is privileged enough for the next one, root neither.
+    if facts.clone == Some(0) && (step == Step::Namespaces && !facts.privileged || step == Step::Nested) {
         whys.push((
             "kernel.unprivileged_userns_clone is 0".to_owned(),
             format!("sudo sysctl kernel.unprivileged_userns_clone=1    {KEEP}"),
@@ -261,6 +262,13 @@ mod tests {
         let both = Facts { filtered: true, ..on };
         let said = why(Step::Namespaces, Errno::EPERM, &both, &[("user", Errno::EPERM)]);
         assert!(said.contains("AppArmor") && said.contains("; and a seccomp filter"), "{said}");
+    }
+
+    #[test]
+    fn roots_namespace_in_a_namespace_is_forbidden_by_the_sysctl_too() {
+        let root = Facts { clone: Some(0), privileged: true, ..facts() };
+        let sysctl = |step| why(step, Errno::EPERM, &root, &[]).contains("unprivileged_userns_clone is 0");
+        assert!(sysctl(Step::Nested) && !sysctl(Step::Namespaces));
     }
 
     #[test]

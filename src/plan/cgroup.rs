@@ -62,13 +62,7 @@ pub struct NoCgroup {
 /// the caller is in, where that was given away, or else a scope. Nothing is
 /// changed.
 pub fn find_cgroup(caller: &Caller, controllers: &[&str]) -> std::result::Result<CgroupPlace, NoCgroup> {
-    let hierarchy = Path::new(HIERARCHY);
-    if !hierarchy.join("cgroup.controllers").exists() {
-        return Err(NoCgroup {
-            reason: format!("{} is not a cgroup v2 hierarchy", hierarchy.display()),
-            hint: "boot with systemd.unified_cgroup_hierarchy=1, so that the host has cgroup v2".to_owned(),
-        });
-    }
+    let hierarchy = hierarchy()?;
     let own = own_cgroup(Pid::this()).map_err(|error| NoCgroup {
         reason: format!("{} ({})", error.what, error.causes.join("; ")),
         hint: "belljar doctor".to_owned(),
@@ -121,6 +115,27 @@ pub fn find_cgroup(caller: &Caller, controllers: &[&str]) -> std::result::Result
             reason,
         }),
     }
+}
+
+/// The place for runs of a unit that does not run yet: with `Delegate=yes` the
+/// host's manager gives it all controllers that there are (systemd.resource-control(5)).
+pub fn find_cgroup_of_unit(controllers: &[&str]) -> std::result::Result<CgroupPlace, NoCgroup> {
+    let hierarchy = hierarchy()?;
+    match lacking(hierarchy, controllers) {
+        None => Ok(CgroupPlace::MoveDown(hierarchy.join("system.slice"))),
+        Some(reason) => Err(NoCgroup { reason, hint: "the kernel was built or started without it".to_owned() }),
+    }
+}
+
+fn hierarchy() -> std::result::Result<&'static Path, NoCgroup> {
+    let hierarchy = Path::new(HIERARCHY);
+    if hierarchy.join("cgroup.controllers").exists() {
+        return Ok(hierarchy);
+    }
+    Err(NoCgroup {
+        reason: format!("{} is not a cgroup v2 hierarchy", hierarchy.display()),
+        hint: "boot with systemd.unified_cgroup_hierarchy=1, so that the host has cgroup v2".to_owned(),
+    })
 }
 
 /// The cgroup (version 2) of a process, as this process sees it, below the mount

@@ -24,7 +24,9 @@ pub fn resolve(caller: &Caller, group: &Group, runtime: &Runtime) -> Result<Iden
     if caller.uid == 0 && !caller.is_root {
         return Err(Error::refused("the caller is uid 0 without the capabilities SYS_ADMIN, SETUID and SETGID")
             .because("the agent would be uid 0 on the host, and no other id can be mapped")
-            .hint("call belljar as an ordinary user, or as root with its capabilities"));
+            .hint(
+                "call belljar as an ordinary user, or as root with its capabilities (podman run --cap-add SYS_ADMIN)",
+            ));
     }
     let root_id = runtime.kind.runtime().root_id();
     if caller.is_root { of_root(group, runtime.backend, root_id) } else { of_user(caller, runtime, root_id) }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::cgroup::{CgroupPlace, NoCgroup, find_cgroup};
+use super::cgroup::{CgroupPlace, NoCgroup, find_cgroup, find_cgroup_of_unit};
 use super::request::Request;
 use super::{Limit, Limits, Runtime};
 use crate::backend::podman::makes_cgroup;
@@ -101,7 +101,11 @@ pub fn resolve(request: &Request, config: &Config, caller: &Caller, runtime: &Ru
             needed.push((option, controllers));
         }
     }
-    let found = find(&needed, asked_pids, caller, runtime);
+    let places = |controllers: &[&str]| match request.of_unit {
+        true => find_cgroup_of_unit(controllers),
+        false => find_cgroup(caller, controllers),
+    };
+    let found = find(&needed, asked_pids, &places, runtime);
     let held = match &found {
         Some(Err(no)) if enforce == Enforce::Strict && !needed.is_empty() => {
             let options: Vec<&str> = needed.iter().map(|(option, _)| *option).collect();
@@ -147,7 +151,7 @@ pub fn resolve(request: &Request, config: &Config, caller: &Caller, runtime: &Ru
 fn find(
     needed: &[(&str, &[&'static str])],
     asked_pids: Option<u64>,
-    caller: &Caller,
+    places: &dyn Fn(&[&str]) -> std::result::Result<CgroupPlace, NoCgroup>,
     runtime: &Runtime,
 ) -> Option<Found> {
     let mut controllers: Vec<&'static str> = needed.iter().flat_map(|(_, its)| its.iter().copied()).collect();
@@ -163,9 +167,9 @@ fn find(
         }));
     }
     let with_pids: Vec<&'static str> = controllers.iter().copied().chain([PIDS]).collect();
-    let found = find_cgroup(caller, &with_pids).map(|place| (place, with_pids));
+    let found = places(&with_pids).map(|place| (place, with_pids));
     Some(match found {
-        Err(_) if !controllers.is_empty() => find_cgroup(caller, &controllers).map(|place| (place, controllers)),
+        Err(_) if !controllers.is_empty() => places(&controllers).map(|place| (place, controllers)),
         found => found,
     })
 }

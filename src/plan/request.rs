@@ -56,6 +56,8 @@ pub struct Request {
     pub command: Vec<String>,
     /// The command where nothing names one: to show a plan needs none.
     pub example: Vec<String>,
+    /// The run is for a unit of the host's manager, which gives its cgroup away.
+    pub of_unit: bool,
 }
 
 /// How a directory is given to the agent.

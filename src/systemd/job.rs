@@ -24,7 +24,8 @@ pub fn needs_of_run(setting: &Setting, arguments: &[String], caller: &Caller) ->
     let mut command = Command::new("/proc/self/exe");
     command.args(["explain", "--json"]);
     if let Some(user) = &setting.user {
-        command.args(["--as-user", user]);
+        // Whose own manager and cgroup have nothing to do with it.
+        command.args(["--in-unit", "--as-user", user]);
     }
     command.args(arguments).current_dir("/").env_clear().env("HOME", &caller.home);
     for variable in ["XDG_RUNTIME_DIR", "LANG", "LC_ALL"] {

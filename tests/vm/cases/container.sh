@@ -8,7 +8,7 @@ set -euo pipefail
 image=localhost/belljar-case
 root=$(mktemp -d)
 trap 'rm -rf "$root"; podman rmi -f "$image" >/dev/null 2>&1 || true' EXIT
-mkdir -p "$root"/{etc,tmp,root,proc,sys,dev,usr,var/tmp,home,run,work}
+mkdir -p "$root"/{etc/ssl,tmp,root,proc,sys,dev,usr,var/tmp,home,run,work}
 chmod 1777 "$root/tmp" "$root/var/tmp"
 ln -s usr/bin "$root/bin"
 ln -s usr/sbin "$root/sbin"
@@ -26,7 +26,7 @@ contained() {
         options+=("$1")
         shift
     done
-    timeout 120 podman run --rm --network none --volume /usr:/usr:ro --env PATH=/usr/local/bin:/usr/bin --workdir /work \
+    timeout 120 podman run --rm --network none --volume /usr:/usr:ro --volume /etc/ssl:/etc/ssl:ro --env PATH=/usr/local/bin:/usr/bin --workdir /work \
         "${options[@]}" "$image" "${@:2}" </dev/null
 }
 
@@ -34,14 +34,19 @@ open=(--security-opt seccomp=unconfined --security-opt unmask=ALL --security-opt
 failed=0
 for inside in 0 1000; do
     code=0
+    # Root of a container has to be root there, with ids for agents that are not its own.
+    [ $inside -ne 0 ] || open+=(--cap-add SYS_ADMIN)
     out=$(contained "${open[@]}" --user "$inside" --env HOME=/home -- belljar run -- id -u 2>&1) || code=$?
     if [ $code -eq 0 ] && [ "$out" = 1000 ]; then
         echo "in a container of $(id -un), as its $inside: ok"
+    elif [ $inside -eq 0 ] && [ "$(id -u)" -ne 0 ] && [ $code -eq 125 ] && [[ $out == *"has no ids from"*"hint: call belljar outside of it, or in it as an ordinary user"* ]]; then
+        echo "in a container of $(id -un), as its root: refused: $out"
     else
         echo "in a container of $(id -un), as its $inside: exit code $code: $out"
         contained "${open[@]}" --user "$inside" --env HOME=/home -- belljar doctor 2>&1 | sed 's/^/    /' || true
         failed=1
     fi
+    [ $inside -ne 0 ] || unset 'open[-1]' 'open[-1]'
 done
 
 # As podman makes them by default, /proc is masked, and a new one cannot be mounted.

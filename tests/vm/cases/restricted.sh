@@ -107,16 +107,10 @@ sysctl -qw user.max_user_namespaces="$limit"
 
 if [ -e /proc/sys/kernel/unprivileged_userns_clone ]; then
     sysctl -qw kernel.unprivileged_userns_clone=0
-    for user in me plain; do
+    for user in root me plain; do
         same "kernel.unprivileged_userns_clone=0" "$user" "kernel.unprivileged_userns_clone is 0" \
             "sudo sysctl kernel.unprivileged_userns_clone=1" plainly "$user"
     done
-    home=$(mktemp -d /var/tmp/restricted.XXXXXX)
-    mkdir "$home/project" "$home/belljar"
-    got=$(plainly root belljar run -- id -u 2>&1) || true
-    [ "$got" = 1000 ] || bad "root, who is not restricted by kernel.unprivileged_userns_clone=0: $got"
-    rm -rf "$home"
-    home=
     sysctl -qw kernel.unprivileged_userns_clone=1
 else
     echo "SKIPPED: kernel.unprivileged_userns_clone: not a sysctl of this kernel"

@@ -77,7 +77,7 @@ fi
 if [ "$me" != plain ]; then
     before=$(left)
     rm -f ~/from-cron
-    echo "* * * * * ( $run ) >~/from-cron.new 2>&1; mv ~/from-cron.new ~/from-cron" | crontab -
+    echo "* * * * * ( PATH=/usr/local/bin:\$PATH; $run ) >~/from-cron.new 2>&1; mv ~/from-cron.new ~/from-cron" | crontab -
     for _ in $(seq 80); do
         [ ! -f ~/from-cron ] || break
         sleep 1
