@@ -47,7 +47,7 @@ in_unit() {
 in_users_unit() {
     local user=$1 directive=$2
     shift 2
-    runuser -u "$user" -- env XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" \
+    runuser -u "$user" -- env -u DBUS_SESSION_BUS_ADDRESS XDG_RUNTIME_DIR="/run/user/$(id -u "$user")" \
         systemd-run --user --quiet --wait --pipe --collect --unit belljar-case --property "$directive" \
         --setenv BELLJAR_HOME="$home/belljar" --working-directory "$home/project" "$@"
 }
