@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Dice, Jar, Live, SOON, below_podman, descendants, eventually, finish, is_alive, load, processes_with, slowly, tree,
+    Dice, Jar, Live, SOON, below_podman, descendants, eventually, finish, is_alive, load, names_in, processes_with,
+    slowly, tree,
 };
 use nix::sys::signal::Signal;
 
@@ -52,6 +53,7 @@ fn mounts(jar: &Jar) -> Vec<String> {
 fn nothing_is_left(jar: &Jar, mark: &str, project: &[String]) {
     eventually("no process of the run is left", SOON, || processes_with(mark).is_empty());
     eventually("no run directory is left", SOON, || jar.live_runs().is_empty());
+    eventually("no run counts as live", SOON, || names_in(&jar.path("belljar/data/live")).is_empty());
     if below_podman() {
         let runs = jar.receipts().iter().map(|receipt| receipt["run"].to_string()).collect::<String>();
         eventually("podman has nothing of the run", SOON, || podman(jar, &runs).is_empty());
@@ -219,13 +221,9 @@ fn after_the_launcher_or_the_runtime_was_killed() {
     }
 }
 
-#[test]
-fn what_a_power_loss_leaves_is_cleaned_by_the_next_run() {
-    let jar = Jar::new();
-    let project = tree(&jar.project());
-    jar.run(&["--name", "before"], &["true"]).success();
-    // As on disk after a power loss: a run directory that nobody holds, and a
-    // receipt that says that the run is running.
+/// As on disk after a power loss: the file of a run that nobody holds, and a
+/// receipt that says that the run is running.
+fn lose_power(jar: &Jar) -> String {
     let receipts = jar.path("belljar/data/receipts");
     let mut receipt = jar.receipts().pop().expect("a receipt");
     let run = receipt["run"].as_str().expect("it names the run").to_owned();
@@ -233,20 +231,65 @@ fn what_a_power_loss_leaves_is_cleaned_by_the_next_run() {
     receipt["ended"] = serde_json::Value::Null;
     fs::write(receipts.join(format!("{run}.json")), receipt.to_string()).expect("write the receipt");
     let state = serde_json::json!({
-        "run": run, "name": "before", "group": "main", "pid": 999_999_999,
-        "started": receipt["started"], "command": ["true"], "cgroup": null,
+        "run": run, "name": "before", "group": "main", "pid": 999_999_999, "started": receipt["started"],
+        "command": ["true"], "directory": jar.path(&format!("belljar/run/{run}")), "cgroup": null,
     });
-    jar.write(&format!("belljar/run/{run}/state.json"), &state.to_string());
+    jar.write(&format!("belljar/data/live/{run}.json"), &state.to_string());
+    run
+}
+
+#[test]
+fn what_a_power_loss_leaves_is_cleaned_by_the_next_run() {
+    let jar = Jar::new();
+    let project = tree(&jar.project());
+    jar.run(&["--name", "before"], &["true"]).success();
+    let run = lose_power(&jar);
     jar.write(&format!("belljar/run/{run}/lock"), "");
-    // And one that was cut off in the middle of being made.
+    // And one that was cut off in the middle of being made, and another a moment later.
     fs::create_dir(jar.path("belljar/run/20200101-000000-abcdef")).expect("make a directory");
-    jar.write("belljar/run/20200101-000001-abcdef/state.json", "{\"run\": \"2020");
+    fs::create_dir(jar.path("belljar/run/20200101-000001-abcdef")).expect("make a directory");
+    jar.write("belljar/data/live/20200101-000001-abcdef.json", "{\"run\": \"2020");
+    jar.write("belljar/data/live/20200101-000002-abcdef.json", "");
     assert_eq!(jar.call(&["ps", "--json"]).success().out().trim(), "[]", "dead runs are not listed as live");
     jar.run(&[], &["true"]).success();
     assert!(jar.live_runs().is_empty(), "the next run did not clean up: {:?}", jar.live_runs());
     let shown = jar.call(&["show", "before", "--json"]).success().json();
     assert_eq!(shown["status"], "interrupted");
     nothing_is_left(&jar, "999.999", &project);
+}
+
+#[test]
+fn a_run_whose_directory_went_with_the_machine_was_interrupted() {
+    let jar = Jar::new();
+    let project = tree(&jar.project());
+    jar.run(&["--name", "before"], &["true"]).success();
+    // The run directory was in memory, as /run is.
+    lose_power(&jar);
+    let shown = jar.call(&["show", "before", "--json"]).success().json();
+    assert_eq!(shown["status"], "interrupted", "nobody has run belljar since");
+    assert_eq!(shown["cause"], "the machine or the supervisor was stopped");
+    nothing_is_left(&jar, "999.999", &project);
+}
+
+#[test]
+fn a_live_run_is_seen_from_where_its_directory_is_not() {
+    let jar = Jar::new();
+    let project = tree(&jar.project());
+    let mark = mark(7);
+    let live = start(&jar, &["--name", "seen"], &mark);
+    live.wait_for("ready");
+    // As after the runtime directory of the session was removed under it.
+    let directory = jar.path("belljar/run").join(&jar.live_runs()[0]);
+    let aside = jar.path("belljar/aside");
+    fs::rename(&directory, &aside).expect("move the run directory");
+    assert!(jar.call(&["ps"]).success().out().contains("seen"));
+    let shown = jar.call(&["show", "seen", "--json"]).success().json();
+    assert_eq!(shown["status"], "running", "a live run was buried");
+    assert!(!processes_with(&mark).is_empty());
+    fs::rename(&aside, &directory).expect("move it back");
+    live.signal(Signal::SIGKILL);
+    live.wait().exits(137);
+    nothing_is_left(&jar, &mark, &project);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     /// As in a unit of the host's manager with Delegate=yes
-    #[arg(long, hide = true)]
+    #[arg(long)]
     in_unit: bool,
 }
 

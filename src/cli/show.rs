@@ -21,6 +21,10 @@ impl Arguments {
     /// Prints the receipt.
     pub fn execute(self) -> Result<u8> {
         let (_, dirs) = surroundings()?;
+        // One that the power was taken from says that it is running.
+        if let Err(error) = runs::bury_dead(&dirs, runs::STOPPED) {
+            eprintln!("{error}");
+        }
         let receipt = runs::find_receipt(&dirs, &self.run)?;
         if self.json {
             let text = serde_json::to_string_pretty(&receipt).step(|| "render the receipt".to_owned())?;

@@ -135,6 +135,11 @@ impl Dirs {
         self.data.join("receipts")
     }
 
+    /// One file for each live run.
+    pub fn live(&self) -> PathBuf {
+        self.data.join("live")
+    }
+
     /// The three places, for checks that no mount contains them.
     pub fn all(&self) -> [&Path; 3] {
         [&self.config, &self.data, &self.run]
@@ -193,6 +198,14 @@ pub fn create_private(path: &Path) -> Result<()> {
             Err(error).step(|| format!("create directory {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Makes names in the path's directory last, as fsync(2) of the file does not.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 

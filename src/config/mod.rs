@@ -8,7 +8,7 @@ mod file;
 mod groups;
 mod own;
 
-pub use dirs::{Caller, Dirs, create_private, is_of_another, is_real_root, start_over_as};
+pub use dirs::{Caller, Dirs, create_private, is_of_another, is_real_root, start_over_as, sync_directory};
 pub use file::{
     Backend, Config, ConfiguredMount, Enforce, GatewayConfig, GroupConfig, Inspect, KeySource, LimitsConfig, Provider,
     RunConfig, VaultConfig,

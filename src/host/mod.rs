@@ -28,6 +28,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use crate::config::{Caller, Config, Dirs};
 use crate::error::{Context, Result};
 use crate::journal::{Events, Priority};
+use crate::runs;
 use crate::systemd::notify;
 
 /// Connections that are served at once.
@@ -68,6 +69,10 @@ pub fn serve(caller: &Caller, dirs: &Dirs, options: Options) -> Result<()> {
     let events = Events::new(config.log.to, None, None);
     let program = std::env::current_exe().step(|| "find belljar's own file".to_owned())?;
     let socket = place::Socket::open(caller, dirs)?;
+    // It may be the first of belljar since the power went.
+    if let Err(error) = runs::bury_dead(dirs, runs::STOPPED) {
+        events.tell_error("cleanup", &error);
+    }
     place::step_aside(caller)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -199,6 +199,7 @@ impl Made {
         let helper = resolved.plan.egress.helper.clone();
         self.pasta = helper.map(|program| Pasta::new(program, pid, self.directory.path()));
         steps.end("launcher");
+        self.directory.sync()?;
         receipt.write(dirs)?;
         steps.end("receipt");
         if let Some(outgoing) = &mut outgoing {

@@ -1,8 +1,10 @@
-//! Runs, live and past: the run directories and the receipts.
+//! Runs, live and past: the run directories, the files that say which are live,
+//! and the receipts.
 //!
-//! A run directory is live while its supervisor holds the lock in it. What a
-//! power loss leaves behind is buried by the next run.
+//! A run is live while its supervisor holds the lock on its file. What a power
+//! loss leaves behind is buried by the next run.
 
+mod live;
 mod receipt;
 
 use std::fs::{self, File};
@@ -11,51 +13,29 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 
 use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Result};
 use crate::image::Images;
 use crate::plan::Plan;
 
-pub use receipt::{Receipt, Status};
+pub use live::{LiveRun, find_live, live};
+pub use receipt::{Receipt, Status, find_receipt};
+
+/// Why a run ended that nobody was left to close.
+pub const STOPPED: &str = "the machine or the supervisor was stopped";
 
 const LOCK: &str = "lock";
-const STATE: &str = "state.json";
 const RUNS_LOCK: &str = "runs.lock";
 /// How long what the launcher of a killed run has called may take to die.
 const AFTER_LAUNCHER: Duration = Duration::from_millis(100);
-
-/// A live run, as its directory says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LiveRun {
-    /// Its id.
-    pub run: String,
-    /// Its name, if it was given one.
-    pub name: Option<String>,
-    /// Its group.
-    pub group: String,
-    /// Process id of its supervisor.
-    pub pid: i32,
-    /// RFC 3339, UTC.
-    pub started: String,
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// The cgroup of its own, if any.
-    pub cgroup: Option<PathBuf>,
-    /// The image of its root, if any.
-    #[serde(default)]
-    pub image: Option<crate::image::Digest>,
-    /// The podman that has its container, if any.
-    #[serde(default)]
-    pub podman: Option<PathBuf>,
-}
 
 /// The directory of this process's run.
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
     id: String,
+    hold: live::Hold,
     _lock: Flock<File>,
 }
 
@@ -66,7 +46,7 @@ impl RunDirectory {
         create_private(&dirs.receipts())?;
         // Between making the directory and taking its lock it looks dead.
         let _guard = lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)?;
-        bury_those_not_live(dirs, "the machine or the supervisor was stopped")?;
+        bury_those_not_live(dirs, STOPPED)?;
         if let Some(image) = plan.root.image().filter(|image| !Images::new(dirs).has(image)) {
             return Err(Error::refused(format!("the image {image} was removed while the run was planned"))
                 .hint("belljar image list"));
@@ -80,6 +60,7 @@ impl RunDirectory {
             pid: nix::unistd::getpid().as_raw(),
             started: now(),
             command: plan.command.clone(),
+            directory: path.clone(),
             cgroup: plan
                 .limits
                 .cgroup
@@ -88,10 +69,12 @@ impl RunDirectory {
             image: plan.root.image().cloned(),
             podman: plan.runtime.podman.clone(),
         };
-        let file = path.join(STATE);
-        let text = serde_json::to_string(&state).step(|| "render the run's state".to_owned())?;
-        fs::write(&file, text).step(|| format!("write {}", file.display()))?;
-        Ok(Self { path, id, _lock: lock })
+        let hold = live::Hold::begin(dirs, &state)?;
+        // What podman makes stays when the power goes.
+        if state.podman.is_some() {
+            hold.sync()?;
+        }
+        Ok(Self { path, id, hold, _lock: lock })
     }
 
     /// The run's id.
@@ -104,9 +87,15 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Removes it.
+    /// Waits until it is on the disk that there is such a run.
+    pub fn sync(&self) -> Result<()> {
+        self.hold.sync()
+    }
+
+    /// Removes it; the run is live no more.
     pub fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.path).step(|| format!("remove {}", self.path.display()))
+        fs::remove_dir_all(&self.path).step(|| format!("remove {}", self.path.display()))?;
+        self.hold.end()
     }
 }
 
@@ -146,13 +135,6 @@ pub fn hold(dirs: &Dirs) -> Result<impl Drop> {
     lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)
 }
 
-fn is_live(path: &Path) -> bool {
-    let Ok(file) = File::options().write(true).open(path.join(LOCK)) else {
-        return false;
-    };
-    matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
-}
-
 fn directories(dirs: &Dirs) -> Result<Vec<PathBuf>> {
     match fs::read_dir(&dirs.run) {
         Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()),
@@ -161,32 +143,31 @@ fn directories(dirs: &Dirs) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Whether a run directory of this supervisor is left, or one that does not say
-/// whose it is.
-pub fn is_run_of(dirs: &Dirs, supervisor: nix::unistd::Pid) -> bool {
-    let state = |path: &Path| serde_json::from_str::<LiveRun>(&fs::read_to_string(path.join(STATE)).ok()?).ok();
-    directories(dirs)
-        .unwrap_or_default()
-        .iter()
-        .any(|path| state(path).is_none_or(|state| state.pid == supervisor.as_raw()))
-}
-
 /// Removes what dead runs left, and closes their receipts.
 pub fn bury_dead(dirs: &Dirs, why: &str) -> Result<()> {
-    if directories(dirs)?.is_empty() {
+    if !live::any(dirs)? && directories(dirs)?.is_empty() {
         return Ok(());
     }
     let _guard = lock(&dirs.data.join(RUNS_LOCK), FlockArg::LockExclusive)?;
     bury_those_not_live(dirs, why)
 }
 
-fn bury_those_not_live(dirs: &Dirs, why: &str) -> Result<()> {
-    directories(dirs)?.iter().filter(|path| !is_live(path)).try_for_each(|path| bury(dirs, path, why))
+/// Whether something of a run of this supervisor is left, or of one that does
+/// not say whose it is.
+pub fn is_run_of(dirs: &Dirs, supervisor: nix::unistd::Pid) -> bool {
+    let unnamed = |path: &PathBuf| path.file_name().is_some_and(|id| !live::has(dirs, &id.to_string_lossy()));
+    live::is_run_of(dirs, supervisor) || directories(dirs).unwrap_or_default().iter().any(unnamed)
 }
 
-fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
-    let state = fs::read_to_string(path.join(STATE)).ok().and_then(|text| serde_json::from_str::<LiveRun>(&text).ok());
-    if let Some(state) = state {
+fn bury_those_not_live(dirs: &Dirs, why: &str) -> Result<()> {
+    live::dead(dirs)?.into_iter().try_for_each(|dead| bury(dirs, dead, why))?;
+    // Those that were cut off before they had a file. One that is locked may be
+    // a run of other data.
+    directories(dirs)?.iter().filter(|path| !live::is_locked(&path.join(LOCK))).try_for_each(|path| remove(path))
+}
+
+fn bury(dirs: &Dirs, dead: live::Dead, why: &str) -> Result<()> {
+    if let Some(state) = &dead.state {
         if let Some(podman) = &state.podman {
             // A podman that the launcher had called dies a moment after it.
             std::thread::sleep(AFTER_LAUNCHER);
@@ -195,64 +176,18 @@ fn bury(dirs: &Dirs, path: &Path, why: &str) -> Result<()> {
         if let Some(cgroup) = &state.cgroup {
             crate::launch::remove_cgroup(cgroup)?;
         }
-        if let Ok(mut receipt) = receipt::Stored::load(dirs, &state.run) {
-            receipt.interrupt(why);
-            receipt.write(dirs, &state.run)?;
-        }
-        receipt::remove_unfinished(dirs, &state.run);
+        remove(&state.directory)?;
     }
-    crate::launch::end_pasta(path);
-    match fs::remove_dir_all(path) {
+    receipt::interrupt(dirs, &dead.run, why)?;
+    dead.forget()
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    crate::launch::end_pasta(directory);
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).step(|| format!("remove {}", path.display()))
+            Err(error).step(|| format!("remove {}", directory.display()))
         }
         _ => Ok(()),
     }
-}
-
-/// The live runs, oldest first.
-pub fn live(dirs: &Dirs) -> Result<Vec<LiveRun>> {
-    let mut runs: Vec<LiveRun> = directories(dirs)?
-        .into_iter()
-        .filter(|path| is_live(path))
-        .filter_map(|path| serde_json::from_str(&fs::read_to_string(path.join(STATE)).ok()?).ok())
-        .collect();
-    runs.sort_by(|one, other| one.run.cmp(&other.run));
-    Ok(runs)
-}
-
-/// The live run that `text` names: an id, the beginning of one, or a name.
-pub fn find_live(dirs: &Dirs, text: &str) -> Result<LiveRun> {
-    let mut found: Vec<LiveRun> =
-        live(dirs)?.into_iter().filter(|run| run.run.starts_with(text) || run.name.as_deref() == Some(text)).collect();
-    match (found.pop(), found.is_empty()) {
-        (Some(run), true) => Ok(run),
-        (Some(_), false) => Err(Error::refused(format!("`{text}` names several live runs")).hint("belljar ps")),
-        (None, _) => Err(Error::refused(format!("no live run is called `{text}`")).hint("belljar ps")),
-    }
-}
-
-/// The receipt that `text` names: an id, the beginning of one, or a name (then
-/// the newest).
-pub fn find_receipt(dirs: &Dirs, text: &str) -> Result<serde_json::Value> {
-    let hint = format!("ls {}", dirs.receipts().display());
-    let mut ids: Vec<String> = fs::read_dir(dirs.receipts())
-        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-        .unwrap_or_default();
-    ids.retain(|id| id.ends_with(".json"));
-    ids.sort();
-    let by_id: Vec<&String> = ids.iter().filter(|id| !text.is_empty() && id.starts_with(text)).collect();
-    let load = |id: &str| receipt::Stored::load(dirs, id.trim_end_matches(".json")).map(receipt::Stored::into_value);
-    match by_id.as_slice() {
-        [one] => return load(one),
-        [_, _, ..] => return Err(Error::refused(format!("`{text}` names several runs")).hint(hint)),
-        [] => {}
-    }
-    for id in ids.iter().rev() {
-        let value = load(id)?;
-        if value.get("name").and_then(serde_json::Value::as_str) == Some(text) {
-            return Ok(value);
-        }
-    }
-    Err(Error::refused(format!("no run is called `{text}`")).hint(hint))
 }

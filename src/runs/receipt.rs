@@ -1,6 +1,6 @@
 //! Receipts: what was planned, what verify saw, how it ended.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::now;
-use crate::config::Dirs;
+use crate::config::{Dirs, sync_directory};
 use crate::error::{Context, Error, Result};
 use crate::launch::{Report, Usage};
 use crate::plan::Plan;
@@ -98,7 +98,8 @@ impl Receipt {
         self.ended = Some(now());
     }
 
-    /// Writes it among the receipts, atomically.
+    /// Writes it among the receipts: whole or not at all, and on the disk when
+    /// this returns.
     pub fn write(&self, dirs: &Dirs) -> Result<()> {
         let value = serde_json::to_value(self).step(|| "render the receipt".to_owned())?;
         Stored(value).write(dirs, &self.run)
@@ -112,7 +113,7 @@ impl Receipt {
 }
 
 /// A receipt as it lies on disk, perhaps of another version.
-pub struct Stored(Value);
+struct Stored(Value);
 
 fn path(dirs: &Dirs, run: &str) -> PathBuf {
     dirs.receipts().join(format!("{run}.json"))
@@ -124,41 +125,65 @@ fn unfinished(dirs: &Dirs, run: &str) -> PathBuf {
     dirs.receipts().join(format!(".{run}.json.new"))
 }
 
-/// Removes what a killed run left half written.
-pub fn remove_unfinished(dirs: &Dirs, run: &str) {
+/// Closes the receipt of a run that could not close it, if it had come to have
+/// one, and removes what it left half written.
+pub fn interrupt(dirs: &Dirs, run: &str, why: &str) -> Result<()> {
+    if let Ok(mut receipt) = Stored::load(dirs, run) {
+        if receipt.0["status"] == "running" {
+            receipt.0["status"] = "interrupted".into();
+            receipt.0["cause"] = why.into();
+            receipt.0["ended"] = now().into();
+            receipt.write(dirs, run)?;
+        }
+    }
     // Mostly there is none.
     let _ = fs::remove_file(unfinished(dirs, run));
+    Ok(())
+}
+
+/// The receipt that `text` names: an id, the beginning of one, or a name (then
+/// the newest).
+pub fn find_receipt(dirs: &Dirs, text: &str) -> Result<Value> {
+    let hint = format!("ls {}", dirs.receipts().display());
+    let mut ids: Vec<String> = fs::read_dir(dirs.receipts())
+        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    ids.retain(|id| id.ends_with(".json"));
+    ids.sort();
+    let by_id: Vec<&String> = ids.iter().filter(|id| !text.is_empty() && id.starts_with(text)).collect();
+    let load = |id: &str| Stored::load(dirs, id.trim_end_matches(".json")).map(|stored| stored.0);
+    match by_id.as_slice() {
+        [one] => return load(one),
+        [_, _, ..] => return Err(Error::refused(format!("`{text}` names several runs")).hint(hint)),
+        [] => {}
+    }
+    for id in ids.iter().rev() {
+        let value = load(id)?;
+        if value.get("name").and_then(Value::as_str) == Some(text) {
+            return Ok(value);
+        }
+    }
+    Err(Error::refused(format!("no run is called `{text}`")).hint(hint))
 }
 
 impl Stored {
     /// Reads the receipt of the run.
-    pub fn load(dirs: &Dirs, run: &str) -> Result<Self> {
+    fn load(dirs: &Dirs, run: &str) -> Result<Self> {
         let path = path(dirs, run);
         let text = fs::read_to_string(&path).step(|| format!("read {}", path.display()))?;
         serde_json::from_str(&text).map(Self).step(|| format!("read {}", path.display()))
     }
 
-    /// The receipt.
-    pub fn into_value(self) -> Value {
-        self.0
-    }
-
-    /// Closes the receipt of a run that could not close it.
-    pub fn interrupt(&mut self, why: &str) {
-        if self.0["status"] == "running" {
-            self.0["status"] = "interrupted".into();
-            self.0["cause"] = why.into();
-            self.0["ended"] = now().into();
-        }
-    }
-
-    /// Writes it, atomically.
-    pub fn write(&self, dirs: &Dirs, run: &str) -> Result<()> {
+    /// Writes it: whole or not at all, and on the disk when this returns.
+    fn write(&self, dirs: &Dirs, run: &str) -> Result<()> {
         let path = path(dirs, run);
         let write = || -> std::io::Result<()> {
             let unfinished = unfinished(dirs, run);
-            fs::write(&unfinished, self.0.to_string() + "\n")?;
-            fs::rename(&unfinished, &path)
+            let mut file = File::create(&unfinished)?;
+            file.write_all((self.0.to_string() + "\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            sync_directory(&path)
         };
         write().step(|| format!("write the receipt {}", path.display()))
     }

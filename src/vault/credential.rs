@@ -127,5 +127,5 @@ pub(super) fn shred(path: &Path) -> Result<()> {
     let mut file = std::fs::File::options().write(true).open(path).step(step)?;
     file.write_all(&vec![0; usize::try_from(length).unwrap_or(LONGEST)]).and_then(|()| file.sync_all()).step(step)?;
     std::fs::remove_file(path).step(step)?;
-    super::document::sync_directory(path).step(step)
+    crate::config::sync_directory(path).step(step)
 }

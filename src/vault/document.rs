@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::record::{Record, Secret};
 use super::seal::{KeyId, Master, show};
-use crate::config::{create_private, read_own};
+use crate::config::{create_private, read_own, sync_directory};
 use crate::error::{Context, Error, Result};
 
 const VERSION: u64 = 1;
@@ -219,14 +219,6 @@ fn draft(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     file.write_all(content)?;
     file.sync_all()?;
     Ok(draft)
-}
-
-/// Makes renames in the file's directory last.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 /// The path with something after its last name.

@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::credential::{self, CREDENTIAL, credential_file};
-use super::document::{beside, sync_directory, write_first, write_whole};
+use super::document::{beside, write_first, write_whole};
 use super::file::{key_text, parse_key, read_private};
 use super::passphrase::{self, Passphrase, Protected};
 use super::seal::Key;
-use crate::config::{Dirs, KeySource, VaultConfig, create_private};
+use crate::config::{Dirs, KeySource, VaultConfig, create_private, sync_directory};
 use crate::error::{Context, Error, Result};
 
 /// The one that is to follow it.

@@ -36,7 +36,7 @@ pub fn database(jar: &Jar) -> rusqlite::Connection {
     rusqlite::Connection::open(jar.path("belljar/data/belljar.db")).expect("open the file")
 }
 
-/// A run directory as a supervisor keeps it; it dies with this value.
+/// The file of a live run as a supervisor keeps it; the run dies with this value.
 pub struct LiveRun {
     pub id: String,
     _lock: Flock<File>,
@@ -44,14 +44,15 @@ pub struct LiveRun {
 
 impl LiveRun {
     pub fn new(jar: &Jar, id: &str) -> Self {
-        let directory = dirs(jar).run.join(id);
-        fs::create_dir_all(&directory).expect("make the run directory");
+        let live = dirs(jar).live();
+        fs::create_dir_all(&live).expect("make the directory");
         let state = serde_json::json!({
             "run": id, "name": null, "group": "main", "pid": std::process::id(), "started": "", "command": [],
-            "cgroup": null,
+            "directory": dirs(jar).run.join(id), "cgroup": null,
         });
-        fs::write(directory.join("state.json"), state.to_string()).expect("write");
-        let file = File::create(directory.join("lock")).expect("make the lock");
+        let path = live.join(format!("{id}.json"));
+        fs::write(&path, state.to_string()).expect("write");
+        let file = File::options().write(true).open(path).expect("open");
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno).expect("lock");
         Self { id: id.to_owned(), _lock: lock }
     }
