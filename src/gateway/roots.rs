@@ -2,6 +2,7 @@
 //! configured ones, and, inside only, belljar's own.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
 use crate::error::{Context, Error, Result};
 
@@ -24,7 +26,7 @@ impl Roots {
     /// Reads the platform's authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR`, or
     /// where the distribution keeps them) and the configured PEM files.
     pub fn load(extra: &[PathBuf]) -> Result<Self> {
-        let platform = rustls_native_certs::load_native_certs();
+        let platform = platform();
         if platform.certs.is_empty() {
             let mut error = Error::refused("read the platform's certificate authorities: there are none");
             for cause in platform.errors.iter().take(3) {
@@ -86,6 +88,19 @@ impl Roots {
     }
 }
 
+/// The platform's authorities: those that the environment names, or the
+/// distribution's bundle, or its directory where there is no bundle.
+///
+/// A directory beside a bundle is left alone. It holds the same certificates once
+/// or twice more, and such as are no authority: Debian's ssl-cert puts the host's
+/// own there, whose key others can read.
+fn platform() -> CertificateResult {
+    let is_named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(|name| env::var_os(name).is_some());
+    let bundle = openssl_probe::probe().cert_file.filter(|_| !is_named);
+    let found = bundle.map(|bundle| load_certs_from_paths(Some(&bundle), None));
+    found.filter(|found| !found.certs.is_empty()).unwrap_or_else(load_native_certs)
+}
+
 /// The one provider of cryptography.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -111,11 +126,11 @@ fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 /// One certificate as PEM (RFC 7468).
 pub fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let mut out = String::with_capacity(text.len() + text.len() / 64 + 64);
+    let mut out = String::with_capacity(certificate.len() * 3 / 2 + 64);
     out.push_str("-----BEGIN CERTIFICATE-----\n");
-    for line in text.as_bytes().chunks(64) {
-        out.extend(line.iter().copied().map(char::from));
+    // 64 characters a line are 48 bytes.
+    for line in certificate.chunks(48) {
+        base64::engine::general_purpose::STANDARD.encode_string(line, &mut out);
         out.push('\n');
     }
     out.push_str("-----END CERTIFICATE-----\n");
