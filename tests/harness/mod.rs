@@ -111,7 +111,7 @@ pub fn eventually(what: &str, within: Duration, mut happened: impl FnMut() -> bo
     let begun = Instant::now();
     while !happened() {
         assert!(begun.elapsed() < within, "not within {within:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(slowly(Duration::from_millis(5)));
     }
 }
 

@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::{DEADLINE, SOON, slowly};
 
@@ -164,6 +168,28 @@ impl Live {
         self.child.try_wait().expect("wait for it").is_none()
     }
 
+    /// Whether it ends before then. Waits in the kernel: many tests that look every
+    /// few milliseconds are a load of their own, in an emulator the greatest.
+    pub fn ends_before(&mut self, deadline: Instant) -> bool {
+        if !self.is_running() {
+            return true;
+        }
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("it is not reaped");
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that the last wait is not one for nothing.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], left) {
+                Ok(1..) => return true,
+                Ok(_) if Instant::now() < deadline => {}
+                Ok(_) => return false,
+                Err(Errno::EINTR) => {}
+                Err(errno) => panic!("wait for it: {errno}"),
+            }
+        }
+    }
+
     /// Waits until its stdout holds `text`.
     pub fn wait_for(&self, text: &str) {
         let holds = |stream: &Stream| stream.bytes.windows(text.len()).any(|window| window == text.as_bytes());
@@ -189,16 +215,11 @@ impl Live {
     /// Waits until it has ended and all that it wrote is there.
     pub fn wait(mut self) -> Outcome {
         drop(self.stdin.take());
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("wait for it") {
-                break status;
-            }
-            if Instant::now() > self.deadline {
-                let _ = self.child.kill();
-                panic!("it hung for {:?}; stdout: {}", slowly(DEADLINE), shorten(&self.so_far()));
-            }
-            thread::sleep(Duration::from_millis(2));
-        };
+        if !self.ends_before(self.deadline) {
+            let _ = self.child.kill();
+            panic!("it hung for {:?}; stdout: {}", slowly(DEADLINE), shorten(&self.so_far()));
+        }
+        let status = self.child.wait().expect("wait for it");
         let collect = |collected: Option<Collected>| {
             collected.map_or_else(Vec::new, |collected| {
                 assert!(
@@ -221,10 +242,7 @@ impl Drop for Live {
         // A killed one leaves its end to the janitor, whose files the test may be
         // about to remove.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
-        let begun = Instant::now();
-        while begun.elapsed() < slowly(SOON) && matches!(self.child.try_wait(), Ok(None)) {
-            thread::sleep(Duration::from_millis(5));
-        }
+        self.ends_before(Instant::now() + slowly(SOON));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

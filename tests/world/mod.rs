@@ -253,10 +253,7 @@ impl Drop for World {
     /// Lets the script end the servers: killed, it would leave them behind.
     fn drop(&mut self) {
         drop(self.live.stdin.take());
-        let begun = Instant::now();
-        while self.live.is_running() && begun.elapsed() < slowly(SOON) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        self.live.ends_before(Instant::now() + slowly(SOON));
     }
 }
 
