@@ -7,7 +7,7 @@ mod world;
 use std::time::Instant;
 
 use harness::text::answers;
-use harness::{SOON, eventually};
+use harness::{SOON, eventually, load};
 use world::{TOKEN, World, has, header};
 
 /// Each test runs with TLS opened, and without.
@@ -45,19 +45,21 @@ fn events_come_one_by_one() {
 #[test]
 fn large_bodies_arrive_whole_in_both_directions() {
     both(|world, inspect| {
-        let script = "head -c 30000000 /dev/urandom > body; sha256sum < body; \
+        let (up, down) = (load(30_000_000, 3_000_000), load(20_000_000, 2_000_000));
+        let script = "head -c UP /dev/urandom > body; sha256sum < body; \
             for version in --http1.1 --http2; do for url in https://a.test https://a.test:8443 http://b.test; do \
             curl -sS $version -T body $url/count; curl -sS $version -X POST -H 'Transfer-Encoding: chunked' -H 'Expect:' -T - $url/count < body; \
-            curl -sS $version \"$url/big?size=20000000\" | sha256sum; curl -sS $version \"$url/big?size=20000000&chunked\" | sha256sum; done; done";
-        let out = world.sh(script).success();
+            curl -sS $version \"$url/big?size=DOWN\" | sha256sum; curl -sS $version \"$url/big?size=DOWN&chunked\" | sha256sum; done; done";
+        let script = script.replace("UP", &up.to_string()).replace("DOWN", &down.to_string());
+        let out = world.sh(&script).success();
         let text = out.out();
         let sum = text.split(' ').next().expect("a sum").to_owned();
-        let down: Vec<&str> = text.lines().skip(1).filter(|line| line.ends_with("  -")).collect();
-        assert_eq!(down.len(), 12, "{text}");
-        assert!(down.iter().all(|line| *line == down[0]), "{inspect}: {text}");
+        let sums: Vec<&str> = text.lines().skip(1).filter(|line| line.ends_with("  -")).collect();
+        assert_eq!(sums.len(), 12, "{text}");
+        assert!(sums.iter().all(|line| *line == sums[0]), "{inspect}: {text}");
         for request in world.requests_to("/count") {
             let body = world.body_of(&request).expect("it has ended");
-            assert_eq!((body["end"].as_str(), body["length"].as_u64()), (Some("complete"), Some(30_000_000)), "{body}");
+            assert_eq!((body["end"].as_str(), body["length"].as_u64()), (Some("complete"), Some(up)), "{body}");
             assert_eq!(body["sha256"], *sum, "{inspect}: {body}");
         }
         assert_eq!(world.requests_to("/count").len(), 12, "{}", out.err());
