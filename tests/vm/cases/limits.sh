@@ -82,7 +82,8 @@ fi
 
 # A second run answers while the first is at its limit.
 for first in "--memory 100m -- python3 -c 'x = bytearray(80 << 20); import time; time.sleep(60)'" "--pids 40 -- sh -c '$bomb; sleep 60'" \
-    "--cpus 0.3 -- sh -c 'while :; do :; done'"; do
+    "--cpus 0.3 -- sh -c 'while :; do :; done'" "--disk 40m -- sh -c 'while head -c 20m /dev/zero >/workspace/group/full; do sync; done'" \
+    "--output-limit 1t -- yes"; do
     eval "belljar run --name hog $first" >/dev/null 2>&1 &
     sleep 6
     [ "$(timeout 60 belljar run -- echo fine 2>&1)" = fine ] || bad "a second run beside $first"
