@@ -29,6 +29,8 @@ soon() {
     return 1
 }
 
+# A session that begins or ends has a directory of its own.
+mounted() { grep -v ' /run/user/[0-9]* ' /proc/self/mountinfo | sort; }
 # shellcheck disable=SC2317
 no_process() { ! pgrep -f "sleep $mark" >/dev/null && ! pgrep -f -- "--name $mark" >/dev/null; }
 # shellcheck disable=SC2317
@@ -38,7 +40,7 @@ number=0
 for what in supervisor janitor-then-supervisor all-at-once; do
     number=$((number + 1))
     mark=77$$$number
-    mounts=$(sort /proc/self/mountinfo)
+    mounts=$(mounted)
     cgroups=$(find /sys/fs/cgroup -type d -name '*belljar*')
     project=$(find "$home/project" -ls)
     rm -f "$home/data/begun"
@@ -73,7 +75,7 @@ for what in supervisor janitor-then-supervisor all-at-once; do
     no_run || complain "$what: the next run left $(ls -R "$BELLJAR_HOME/run")"
     status=$(belljar show "$mark" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["status"])')
     [ "$status" = interrupted ] || complain "$what: the receipt says $status"
-    diff <(echo "$mounts") <(sort /proc/self/mountinfo) || complain "$what: mounts are left"
+    diff <(echo "$mounts") <(mounted) || complain "$what: mounts are left"
     diff <(echo "$cgroups") <(find /sys/fs/cgroup -type d -name '*belljar*') || complain "$what: cgroups are left"
     diff <(echo "$project") <(find "$home/project" -ls) || complain "$what: the project is not as it was"
     [ $failed -ne 0 ] || echo "$me, $what: ok"

@@ -54,7 +54,8 @@ in_users_unit() {
 
 # What a run could leave.
 left() {
-    sort /proc/self/mountinfo
+    # A session that begins or ends has a directory of its own.
+    grep -v ' /run/user/[0-9]* ' /proc/self/mountinfo | sort
     find /sys/fs/cgroup -type d -name '*belljar-[0-9]*'
     pgrep -a -x belljar || true
     ls -A "$home/belljar/run" 2>/dev/null || true
