@@ -129,10 +129,10 @@ pub fn unshare_cgroups(command: &mut Command) {
     unsafe { command.pre_exec(setup) };
 }
 
-/// Makes `command` die with the thread that starts it (prctl(2),
+/// Makes `command` get the signal when the thread that starts it ends (prctl(2),
 /// PR_SET_PDEATHSIG).
-pub fn die_with_parent(command: &mut Command) {
-    let setup = || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(io::Error::from);
+pub fn end_with_parent(command: &mut Command, signal: nix::sys::signal::Signal) {
+    let setup = move || nix::sys::prctl::set_pdeathsig(signal).map_err(io::Error::from);
     // SAFETY: the closure makes one call that is async-signal-safe and allocates
     // nothing.
     unsafe { command.pre_exec(setup) };

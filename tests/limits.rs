@@ -102,6 +102,38 @@ fn what_has_no_name_any_more_fills_the_disk_too() {
 
 /// Also in a directory into which nobody can look any more.
 #[test]
+fn what_only_another_thread_or_a_program_has_open_fills_the_disk_too() {
+    let jar = Jar::new();
+    // The first thread ends, and with it the table of descriptors that /proc shows for the process.
+    let thread = "
+import ctypes, os, threading, time
+def fill():
+    time.sleep(0.5)
+    file = os.open('/workspace/group', os.O_TMPFILE | os.O_WRONLY)
+    for _ in range(60): os.write(file, bytes(1 << 20))
+    time.sleep(30)
+threading.Thread(target=fill).start()
+ctypes.CDLL(None).pthread_exit(None)
+";
+    let outcome = jar.run(&["--disk", "20m"], &["/usr/bin/python3", "-c", thread]);
+    ended(&jar, outcome, 137, "disk limit", &["disk"]);
+    let program =
+        "cd /workspace/group; cp /bin/sleep big; head -c 60m /dev/zero >>big; ./big 30 & sleep 1; rm big; wait";
+    let outcome = jar.run(&["--disk", "20m"], &["sh", "-c", program]);
+    ended(&jar, outcome, 137, "disk limit", &["disk"]);
+}
+
+#[test]
+fn a_disk_limit_is_in_whole_pages() {
+    let jar = Jar::new();
+    for (asked, held) in [("5", 64 << 10), ("5000000", 5_046_272)] {
+        assert_eq!(jar.run(&["--disk", asked], &["echo", "fits"]).success().out(), "fits\n");
+        let plan = jar.call(&["explain", "--json", "--disk", asked, "--", "true"]).json();
+        assert_eq!(plan["limits"]["disk_bytes"]["value"], held);
+    }
+}
+
+#[test]
 fn what_the_agent_has_closed_fills_the_disk_too() {
     let jar = Jar::new();
     let script = "mkdir d && head -c 60m /dev/zero >d/full; sync; chmod 0 d; sleep 86397.43";
@@ -152,6 +184,17 @@ fn a_disk_keeps_some_room_for_others() {
     let filler = "head -c 62m /dev/zero >/workspace/extra/small/full; sleep 86397.44";
     let outcome = beside_a_small_disk(&jar, "true", &["sh", "-c", filler]);
     ended(&jar, outcome, 137, "disk limit", &["disk"]).says(&["the disk is nearly full"]);
+    // Also for what nothing can count: a file without a name and without a descriptor, mapped only.
+    let mapped = "
+import mmap, os, time
+file = os.open('/workspace/extra/small', os.O_TMPFILE | os.O_RDWR)
+for _ in range(62): os.write(file, bytes(1 << 20))
+kept = mmap.mmap(file, 4096)
+os.close(file)
+time.sleep(86397)
+";
+    let outcome = beside_a_small_disk(&jar, "true", &["/usr/bin/python3", "-c", mapped]);
+    ended(&jar, outcome, 137, "disk limit", &["disk"]).says(&["the disk is nearly full"]);
     let outcome =
         beside_a_small_disk(&jar, "true", &["sh", "-c", "head -c 50m /dev/zero >/workspace/extra/small/x; sleep 0.6"]);
     ended(&jar, outcome, 0, "exited with 0", &[]);
@@ -189,6 +232,9 @@ fn time_and_output_are_causes_of_their_own() {
     assert!(begun.elapsed() < slowly(Duration::from_secs(10)), "it took {:?}", begun.elapsed());
     let outcome = jar.run(&["--output-limit", "64k"], &["yes"]);
     ended(&jar, outcome, 137, "output limit", &["output"]).says(&["the output limit is reached"]);
+    let outcome = jar.run(&["--output-limit", "64k", "--tty"], &["yes"]);
+    let outcome = ended(&jar, outcome, 137, "output limit", &["output"]);
+    assert_eq!(outcome.stdout.len(), 64 << 10, "on a terminal too");
     // The agent's own end with the same codes is its own.
     for code in [124, 137] {
         let outcome = jar.run(&["--timeout", "1h", "--output-limit", "64k"], &["sh", "-c", &format!("exit {code}")]);

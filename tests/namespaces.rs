@@ -149,6 +149,15 @@ fn the_limit_of_user_namespaces() {
 }
 
 #[test]
+fn a_runtime_that_fails_is_not_taken_for_a_host_that_refuses() {
+    let jar = Jar::new();
+    let runtime = jar.script("crun", "case \"$*\" in *run*) echo boom >&2; exit 1 ;; esac; exec /usr/bin/crun \"$@\"");
+    let outcome = jar.run(&["--runtime", &runtime.to_string_lossy()], &["true"]).exits(125);
+    let outcome = outcome.says(&["boom", "start the container with"]);
+    assert!(!outcome.err().contains("no run can be made here"), "{}", outcome.err());
+}
+
+#[test]
 fn too_many_sandboxes_around() {
     let jar = Jar::new();
     let nest = jar.script("nest", NEST).to_string_lossy().into_owned();

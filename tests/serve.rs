@@ -151,6 +151,20 @@ fn a_run_is_stopped_by_its_id_by_its_clients_going_and_by_the_hosts_end() {
 }
 
 #[test]
+fn a_host_that_is_killed_takes_its_runs_with_it() {
+    let host = Host::start(&[]);
+    let mut stream = UnixStream::connect(socket(&host.jar)).expect("connect");
+    let body = json!({"command": ["sh", "-c", "touch begun; sleep 5000"]}).to_string();
+    write!(stream, "POST /runs HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("send");
+    eventually("the run begins", 2 * SOON, || host.jar.group("main").join("begun").exists());
+    host.live.signal(Signal::SIGKILL);
+    eventually("the run ends", 3 * SOON, || {
+        host.jar.receipts().last().is_some_and(|receipt| receipt["status"] == "ended")
+    });
+    assert_eq!(host.jar.call(&["ps", "--json"]).json(), json!([]));
+}
+
+#[test]
 fn one_host_and_no_other_file_in_its_place() {
     let host = Host::start(&[]);
     host.jar.call(&["serve"]).exits(125).says(&["another belljar serves already", "hint: "]);

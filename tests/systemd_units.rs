@@ -260,7 +260,7 @@ fn what_others_wrote_stays() {
     let edited = units.text("belljar.service").replace("WatchdogSec=60", "WatchdogSec=10");
     fs::write(&service, &edited).expect("edit");
     for what in ["install", "remove"] {
-        units.write(what, &[]).exits(125).says(&["changed by hand", "systemctl edit belljar.service"]);
+        units.write(what, &[]).exits(125).says(&["changed by hand", "systemctl --user edit belljar.service"]);
         assert_eq!(units.text("belljar.service"), edited);
     }
     assert_eq!(units.names().len(), 4, "a refused removal removes nothing");

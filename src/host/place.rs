@@ -70,7 +70,8 @@ impl Drop for Socket {
 /// units' socket is, too.
 pub fn socket_path(caller: &Caller, dirs: &Dirs) -> PathBuf {
     let beside = dirs.run.parent().unwrap_or(Path::new("/"));
-    let is_own = beside.ends_with(format!("user/{}", caller.uid)) || beside == Path::new("/run");
+    let given = std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|given| beside == Path::new(&given));
+    let is_own = given || beside.ends_with(format!("user/{}", caller.uid)) || beside == Path::new("/run");
     let in_unit = std::env::var_os("RUNTIME_DIRECTORY").is_some();
     if is_own && !in_unit { beside.join("belljar.sock") } else { dirs.data.join("belljar.sock") }
 }

@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::Host;
 use crate::error::{Context, EXIT_REFUSED, Error, Result};
+use crate::sys;
 
 /// Of each stream so many bytes are kept; what follows is read and dropped.
 const KEPT: usize = 1 << 20;
@@ -126,6 +127,8 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
         command.env_remove(variable);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The runs of a host process that was killed end with it, as they do in its unit.
+    sys::end_with_parent(command.as_std_mut(), Signal::SIGTERM);
     let mut child = command.spawn().step(|| "start belljar run".to_owned())?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(|| Error::failed("start belljar run"))?;
     host.children.borrow_mut().insert(pid);

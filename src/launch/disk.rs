@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,8 +36,12 @@ const SHARE: u32 = 4;
 const DEEPEST: usize = 256;
 /// Unit of `st_blocks` in bytes (inode(7)).
 const BLOCK: u64 = 512;
-/// An agent that has written less than this is not why a disk is full, in bytes.
+/// While a disk has lost less than this during the run, and the agent has written
+/// less, a full disk is nothing that ends the run, in bytes.
 const LITTLE: u64 = 1 << 20;
+/// Open files that are looked at in one measure: looking at more would keep the
+/// guard from its work for seconds.
+const MOST_OPEN: usize = 100_000;
 
 /// What is watched.
 #[derive(Debug)]
@@ -82,7 +86,9 @@ impl Guard {
         }
         let mut guard = Self { limit: limit.value, places, before: Tally::default(), free_before: 0 };
         guard.before = guard.measure(None).map_err(|reason| {
-            Error::failed("--disk: measure what is mounted read-write").because(reason).hint("leave --disk out")
+            Error::failed("--disk: measure what is mounted read-write")
+                .because(reason)
+                .hint("remove what cannot be measured; what is too deep: find THAT-PATH -mindepth 250 -maxdepth 250")
         })?;
         guard.free_before = guard.free();
         Ok(Some(guard))
@@ -122,7 +128,8 @@ impl Guard {
                 (known, free, measured, took) = (growth, now, Instant::now(), begun.elapsed());
                 let reason = if growth > self.limit {
                     format!("the disk limit is reached: {growth} bytes more than before, of {} (--disk)", self.limit)
-                } else if let Some(path) = scarce.filter(|_| growth > LITTLE) {
+                } else if let Some(path) = scarce.filter(|_| growth.max(self.free_before.saturating_sub(now)) > LITTLE)
+                {
                     format!("the disk is nearly full: the file system of {} must keep some room", path.display())
                 } else if last {
                     return None;
@@ -167,9 +174,17 @@ impl Guard {
             }
         }
         if let Some(launcher) = launcher {
+            let mut looked = 0;
             each_below(launcher, |process, _| {
-                let open = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-                for meta in open.filter_map(|entry| fs::metadata(entry.path()).ok()) {
+                // Threads may have tables of their own (clone(2), CLONE_FILES), and the first one may be gone.
+                let threads = entries(format!("/proc/{process}/task"));
+                let open = threads.flat_map(|thread| entries(thread.join("fd")));
+                for path in open.chain([PathBuf::from(format!("/proc/{process}/exe"))]) {
+                    looked += 1;
+                    if looked > MOST_OPEN {
+                        return false;
+                    }
+                    let Ok(meta) = fs::metadata(path) else { continue };
                     if meta.nlink() == 0 && devices.contains(&meta.dev()) && walk.seen.insert((meta.dev(), meta.ino()))
                     {
                         walk.tally.bytes += meta.blocks() * BLOCK;
@@ -177,6 +192,11 @@ impl Guard {
                 }
                 true
             });
+            if looked > MOST_OPEN {
+                return Err(format!(
+                    "the run has more than {MOST_OPEN} open files: what they hold cannot be measured (--disk)"
+                ));
+            }
         }
         Ok(walk.tally)
     }
@@ -266,6 +286,11 @@ impl Walk {
         }
         Ok(())
     }
+}
+
+/// What a directory of /proc holds; nothing when it is gone.
+fn entries(path: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn is_directory(stat: &FileStat) -> bool {

@@ -180,7 +180,7 @@ pub fn pass_on(from: &mut File, to: &mut File) {
 ///
 /// By read and write, not by splice(2): that one takes the file's offset before
 /// it waits for data, and overwrites what others have written to it meanwhile.
-fn carry(mut from: File, mut to: Box<dyn Write + Send>, budget: Option<&Budget>, events: &UnboundedSender<Event>) {
+pub fn carry(mut from: File, mut to: Box<dyn Write + Send>, budget: Option<&Budget>, events: &UnboundedSender<Event>) {
     let mut buffer = vec![0u8; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         let allowed = budget.map_or(length, |budget| budget.take(length));

@@ -146,12 +146,19 @@ fn listen(sender: &UnboundedSender<Event>, terminal: bool) -> Result<()> {
 struct Supervisor<'a> {
     channel: Arc<Channel>,
     relays: Option<Relays>,
+    /// How much output is left; none without a limit.
+    budget: Option<Arc<Budget>>,
+    /// For threads that begin later.
+    events: UnboundedSender<Event>,
     terminal: Option<AgentTerminal>,
     report: Option<Report>,
     /// Why belljar itself is ending the run, if it is.
     ending: Option<Cause>,
     /// A signal that came before the agent began.
     early: Option<Signal>,
+    /// One that is no order to end: the agent's first output can be seen before
+    /// the launcher's word that it has begun is heard.
+    early_word: Option<Signal>,
     not_executed: Option<i32>,
     kill_at: Option<Instant>,
     watched: Vec<Watched>,
@@ -173,7 +180,8 @@ impl<'a> Supervisor<'a> {
         let channel = Arc::new(channel);
         hear_launcher(Arc::clone(&channel), events.clone());
         let budget = resolved.plan.limits.output_bytes.as_ref().map(|limit| Arc::new(Budget::new(limit.value)));
-        let relays = stdio.map(|own| relay::start(own, budget, (run, &resolved.plan.group), &events)).transpose()?;
+        let relays =
+            stdio.map(|own| relay::start(own, budget.clone(), (run, &resolved.plan.group), &events)).transpose()?;
         let mut watched = Vec::new();
         for (index, mount) in resolved.plan.mounts.iter().enumerate() {
             let (MountKind::Merged { .. }, Some(source)) = (&mount.kind, resolved.sources.get(&index)) else {
@@ -185,10 +193,13 @@ impl<'a> Supervisor<'a> {
         Ok(Self {
             channel,
             relays,
+            budget,
+            events,
             terminal: None,
             report: None,
             ending: None,
             early: None,
+            early_word: None,
             not_executed: None,
             kill_at: None,
             watched,
@@ -255,12 +266,15 @@ impl<'a> Supervisor<'a> {
             FromLauncher::Terminal => {
                 let master =
                     descriptors.into_iter().next().ok_or_else(|| Error::failed("the launcher sent no terminal"))?;
-                self.terminal = Some(AgentTerminal::start(master)?);
+                self.terminal = Some(AgentTerminal::start(master, self.budget.clone(), self.events.clone())?);
             }
             FromLauncher::Started(report) => {
                 self.report = Some(report);
                 notify::ready("the agent has been started");
                 refresh::start(std::mem::take(&mut self.watched), Arc::clone(&self.channel));
+                if let Some(signal) = self.early_word.take() {
+                    self.say(&ToLauncher::Signal(signal as i32))?;
+                }
                 if let Some(signal) = self.early.take() {
                     self.pass_on(signal)?;
                 }
@@ -303,8 +317,10 @@ impl<'a> Supervisor<'a> {
                 self.gateway_failed.get_or_insert(Error { hint: error.hint, ..failed });
                 self.say(&ToLauncher::Kill)
             }
-            // An agent that has not begun has no handler for them, and would die of them.
-            Event::Signal(Signal::SIGUSR1 | Signal::SIGUSR2) if self.report.is_none() => Ok(()),
+            Event::Signal(signal @ (Signal::SIGUSR1 | Signal::SIGUSR2)) if self.report.is_none() => {
+                self.early_word = Some(signal);
+                Ok(())
+            }
             Event::Signal(signal) if self.report.is_none() => {
                 self.early = Some(signal);
                 self.arm();

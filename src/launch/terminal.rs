@@ -4,11 +4,14 @@
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use tokio::sync::mpsc::UnboundedSender;
 
-use super::relay::pass_on;
+use super::relay::{Budget, carry, pass_on};
+use super::supervise::Event;
 use crate::error::{Context, Result};
 
 /// Whether the caller has a terminal: stdin and stdout both are one.
@@ -60,18 +63,18 @@ pub struct AgentTerminal {
 }
 
 impl AgentTerminal {
-    /// Takes over the master side, and begins to carry.
-    pub fn start(master: OwnedFd) -> Result<Self> {
+    /// Takes over the master side, and begins to carry, as much as `budget` lets.
+    pub fn start(master: OwnedFd, budget: Option<Arc<Budget>>, events: UnboundedSender<Event>) -> Result<Self> {
         let file = || master.try_clone().map(File::from).step(|| "duplicate the terminal".to_owned());
         let raw = RawMode::enter();
         let mut stdin =
             io::stdin().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdin".to_owned())?;
-        let mut stdout =
+        let stdout =
             io::stdout().as_fd().try_clone_to_owned().map(File::from).step(|| "duplicate stdout".to_owned())?;
-        let (mut to, mut from) = (file()?, file()?);
+        let (mut to, from) = (file()?, file()?);
         thread::spawn(move || pass_on(&mut stdin, &mut to));
         // The master gives EIO when the last process has closed the other side (pty(7)).
-        let output = thread::spawn(move || pass_on(&mut from, &mut stdout));
+        let output = thread::spawn(move || carry(from, Box::new(stdout), budget.as_deref(), &events));
         let terminal = Self { master, output, _raw: raw };
         terminal.resize();
         Ok(terminal)

@@ -134,6 +134,10 @@ fn first_failure() -> nix::Result<Option<(Step, Errno)>> {
         // Without the other ends, a caller that dies ends the read below too.
         sys::close_all_but(&[begin_read.as_fd(), result_write.as_fd()]);
         let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+        // A supervisor is not dumpable, and nor would this child be: its maps would be root's to write (proc(5)).
+        if nix::sys::prctl::set_dumpable(true).is_err() || write(&result_write, b"r") != Ok(1) {
+            return 1;
+        }
         let mut word = [0u8];
         if read(&begin_read, &mut word) != Ok(1) {
             return 1;
@@ -144,6 +148,7 @@ fn first_failure() -> nix::Result<Option<(Step, Errno)>> {
         };
         isize::from(write(&result_write, &report).is_err())
     })?;
+    drop(result_write);
     let maps = || -> std::io::Result<()> {
         fs::write(format!("/proc/{child}/setgroups"), "deny")?;
         // Root's own ids are not in the maps of root's runs, nor could they be without CAP_SETFCAP.
@@ -152,11 +157,16 @@ fn first_failure() -> nix::Result<Option<(Step, Errno)>> {
         fs::write(format!("/proc/{child}/uid_map"), format!("0 {uid} 1\n"))?;
         fs::write(format!("/proc/{child}/gid_map"), format!("0 {gid} 1\n"))
     };
+    let mut ready = [0u8];
+    if read(&result_read, &mut ready) != Ok(1) {
+        let _ = waitpid(child, None);
+        return Ok(Some((Step::Namespaces, Errno::ECHILD)));
+    }
     let mapped = maps();
     if mapped.is_ok() {
         let _ = write(&begin_write, b"b");
     }
-    drop((begin_write, result_write));
+    drop(begin_write);
     let mut report = [0u8; 2];
     let got = read(&result_read, &mut report);
     let _ = waitpid(child, None);

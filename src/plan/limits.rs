@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// Processes and threads of a run, unless said otherwise.
 const DEFAULT_PIDS: u64 = 4096;
 
+/// A tmpfs has whole pages, of which the largest that Linux has are of so many bytes.
+const LARGEST_PAGE: u64 = 64 << 10;
+
 /// The controller of processes and threads (cgroup-v2, "PID").
 const PIDS: &str = "pids";
 /// RLIMIT_NPROC counts a few of the runtime's processes too.
@@ -85,7 +88,7 @@ pub fn resolve(request: &Request, config: &Config, caller: &Caller, runtime: &Ru
     let memory = request.memory.or(group.memory).or(limits.memory);
     let cpus = request.cpus.or(group.cpus).or(limits.cpus);
     let io = request.io.or(group.io).or(limits.io);
-    let disk = request.disk.or(group.disk).or(limits.disk);
+    let disk = request.disk.or(group.disk).or(limits.disk).map(|bytes| bytes.next_multiple_of(LARGEST_PAGE));
     let asked_pids = request.pids.or(group.pids).or(limits.pids);
     if asked_pids == Some(0) {
         return Err(Error::refused("--pids 0: no process could start").hint("--pids 64 or more suits most agents"));

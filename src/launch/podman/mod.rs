@@ -89,7 +89,7 @@ impl<'a> Podman<'a> {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
             .stdin(Stdio::null());
-        sys::die_with_parent(&mut command);
+        sys::end_with_parent(&mut command, nix::sys::signal::Signal::SIGKILL);
         command
     }
 

@@ -125,10 +125,11 @@ fn look(path: &Path) -> Result<Option<String>> {
         meta => meta.step(|| format!("look at {}", path.display()))?,
     };
     if !meta.is_file() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let what = if meta.is_symlink() { "a link" } else { "not a file" };
         let hint = match fs::read_link(path) {
             Ok(target) if target == Path::new("/dev/null") => {
-                format!("it is masked: systemctl unmask {}", path.file_name().unwrap_or_default().to_string_lossy())
+                format!("it is masked: {} unmask {name}", systemctl_of(path))
             }
             _ => format!("ls -l {0}; move it away", path.display()),
         };
@@ -138,13 +139,18 @@ fn look(path: &Path) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Whose manager reads a unit file that lies there.
+fn systemctl_of(path: &Path) -> &'static str {
+    if path.starts_with("/etc/systemd/system") { "sudo systemctl" } else { "systemctl --user" }
+}
+
 fn refuse_others(path: &Path, text: &str, force: Force) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match (writer(text), force) {
         (Writer::Belljar, _) | (Writer::Edited, Force::Yes) => Ok(()),
         (Writer::Edited, Force::No) => Err(Error::refused(format!("{} was changed by hand", path.display()))
             .because("the changes would be lost")
-            .hint(format!("move them into a drop-in (systemctl edit {name}), or add --force"))),
+            .hint(format!("move them into a drop-in ({} edit {name}), or add --force", systemctl_of(path)))),
         (Writer::Foreign, _) => Err(Error::refused(format!("{} was not written by belljar", path.display()))
             .hint(format!("move it away: mv {0} {0}.mine", path.display()))),
     }

@@ -66,7 +66,10 @@ pub fn host(setting: &Setting) -> [(String, String); 2] {
     if let Some(user) = &setting.user {
         unit.set("SocketUser", &plain(user));
     }
-    unit.set("RemoveOnStop", "yes").section("Install").set("WantedBy", "sockets.target");
+    unit.why("Nobody listens, and nothing is left there.")
+        .set("RemoveOnStop", "yes")
+        .section("Install")
+        .set("WantedBy", "sockets.target");
     [service, (SOCKET.to_owned(), unit.finish(SOCKET, systemctl(setting)))]
 }
 
@@ -150,9 +153,13 @@ fn service(unit: &mut Text, setting: &Setting, arguments: &[String]) {
         }
         // The only value that a user's manager takes.
         (None, Scope::User) => {
-            unit.set("User", "%u");
+            unit.why("Who it is anyway: said so that systemd-analyze(1) does not take it for root's.")
+                .set("User", "%u");
         }
         (None, Scope::System) => {}
+    }
+    if !setting.environment.is_empty() {
+        unit.why("As it was when this was written: a service manager has its own.");
     }
     for (variable, value) in &setting.environment {
         unit.set("Environment", &quoted(&format!("{variable}={value}")));
