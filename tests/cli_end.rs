@@ -7,7 +7,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Dice, Jar, SOON, eventually, load, slowly};
+use harness::{Dice, Jar, Live, SOON, eventually, load, slowly};
 use nix::sys::signal::Signal;
 
 /// Ends by itself on the signals that a person sends.
@@ -81,6 +81,17 @@ fn the_time_limit_ends_the_whole_tree_with_124() {
     assert_eq!(jar.receipts()[0]["cause"], "timeout");
     jar.run(&["--timeout", "500ms"], &["sh", "-c", STUBBORN]).exits(124);
     jar.run(&["--timeout", "1h"], &["true"]).success();
+}
+
+#[test]
+fn output_that_nobody_reads_does_not_keep_a_run_that_is_to_end() {
+    let jar = Jar::new();
+    let (unread, full) = nix::unistd::pipe().expect("make a pipe");
+    let mut command = jar.belljar(["run", "--timeout", "700ms", "--", "yes"]);
+    command.stdin(std::process::Stdio::null()).stdout(full).stderr(std::process::Stdio::null());
+    Live::start(command).wait().exits(124);
+    assert_eq!(jar.receipts()[0]["cause"], "timeout");
+    drop(unread);
 }
 
 #[test]

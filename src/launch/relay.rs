@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -22,6 +23,8 @@ use crate::journal::{self, Output};
 /// Device number of /dev/null: major 1, minor 3 (Linux allocated devices).
 const NULL_DEVICE: u64 = libc::makedev(1, 3);
 const CHUNK: usize = 64 << 10;
+/// How often a thread is looked at that may never end.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Both sides of the agent's stdio.
 pub struct Stdio {
@@ -119,13 +122,26 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// Waits until everything that the agent wrote has been passed on.
-    pub fn finish(self) {
+    /// Waits until everything that the agent wrote has been passed on, or until then.
+    pub fn finish(self, until: Option<Instant>) {
         for thread in self.threads {
-            // A relay that panicked has nothing more to pass on.
-            let _ = thread.join();
+            join(thread, until);
         }
     }
+}
+
+/// Waits for a thread that carries output, for a run that was ended no longer than
+/// until then: nobody may read what it writes. Whether it has ended.
+pub fn join(thread: JoinHandle<()>, until: Option<Instant>) -> bool {
+    while let Some(until) = until.filter(|_| !thread.is_finished()) {
+        if Instant::now() >= until {
+            return false;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    // One that panicked has nothing more to pass on.
+    let _ = thread.join();
+    true
 }
 
 /// Starts to carry. The thread for stdin is not waited for: it may sit in a read

@@ -161,6 +161,8 @@ struct Supervisor<'a> {
     early_word: Option<Signal>,
     not_executed: Option<i32>,
     kill_at: Option<Instant>,
+    /// Since when the run has been told to end.
+    told: Option<Instant>,
     watched: Vec<Watched>,
     gateway: Option<Gateway>,
     /// What gives the run a network of its own.
@@ -202,6 +204,7 @@ impl<'a> Supervisor<'a> {
             early_word: None,
             not_executed: None,
             kill_at: None,
+            told: None,
             watched,
             gateway,
             pasta,
@@ -359,7 +362,8 @@ impl<'a> Supervisor<'a> {
 
     fn arm(&mut self) {
         notify::stopping();
-        self.kill_at.get_or_insert(Instant::now() + GRACE);
+        let told = *self.told.get_or_insert_with(Instant::now);
+        self.kill_at.get_or_insert(told + GRACE);
     }
 
     /// Tells the launcher; one that has ended has its last message waiting.
@@ -373,13 +377,15 @@ impl<'a> Supervisor<'a> {
         end.conclude(&resolved.plan, self.report.take())
     }
 
-    /// Passes on what is left, and ends the gateway; the head of its record.
+    /// Passes on what is left, and ends the gateway; the head of its record. Output
+    /// that nobody reads does not keep a run that was told to end.
     fn finish(self) -> Result<Option<Head>> {
+        let until = self.told.map(|told| (told + GRACE).into_std());
         if let Some(relays) = self.relays {
-            relays.finish();
+            relays.finish(until);
         }
         if let Some(terminal) = self.terminal {
-            terminal.finish();
+            terminal.finish(until);
         }
         self.gateway.map_or(Ok(None), Gateway::stop)
     }

@@ -6,11 +6,12 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::relay::{Budget, carry, pass_on};
+use super::relay::{Budget, carry, join, pass_on};
 use super::supervise::Event;
 use crate::error::{Context, Result};
 
@@ -46,12 +47,18 @@ impl RawMode {
     }
 }
 
+impl RawMode {
+    fn restore(&mut self, when: OptionalActions) {
+        if let Some(before) = self.0.take() {
+            // Nothing more can be done when the terminal is gone.
+            let _ = tcsetattr(io::stdin(), when, &before);
+        }
+    }
+}
+
 impl Drop for RawMode {
     fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            // Nothing more can be done when the terminal is gone.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, before);
-        }
+        self.restore(OptionalActions::Drain);
     }
 }
 
@@ -59,7 +66,7 @@ impl Drop for RawMode {
 pub struct AgentTerminal {
     master: OwnedFd,
     output: JoinHandle<()>,
-    _raw: RawMode,
+    raw: RawMode,
 }
 
 impl AgentTerminal {
@@ -75,7 +82,7 @@ impl AgentTerminal {
         thread::spawn(move || pass_on(&mut stdin, &mut to));
         // The master gives EIO when the last process has closed the other side (pty(7)).
         let output = thread::spawn(move || carry(from, Box::new(stdout), budget.as_deref(), &events));
-        let terminal = Self { master, output, _raw: raw };
+        let terminal = Self { master, output, raw };
         terminal.resize();
         Ok(terminal)
     }
@@ -89,8 +96,11 @@ impl AgentTerminal {
         }
     }
 
-    /// Waits until the agent's last output is shown, then restores the mode.
-    pub fn finish(self) {
-        let _ = self.output.join();
+    /// Waits until the agent's last output is shown, or until then, and restores the
+    /// mode.
+    pub fn finish(mut self, until: Option<Instant>) {
+        if !join(self.output, until) {
+            self.raw.restore(OptionalActions::Now);
+        }
     }
 }
