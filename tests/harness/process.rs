@@ -153,6 +153,12 @@ impl Live {
         }
     }
 
+    /// Gives it so long from now, where a load takes longer than most tests do.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.deadline = Instant::now() + slowly(time);
+        self
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
