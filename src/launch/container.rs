@@ -34,6 +34,8 @@ const AFTER_CONMON: Duration = Duration::from_secs(2);
 /// How long it may take to pass on what conmon left to it: its own database may
 /// have to wait for a slow disk, and for other podmans.
 const AFTER_OUTPUT: Duration = Duration::from_secs(60);
+/// How long it may outlive the word to kill: nobody may read what it writes.
+const AFTER_KILL: Duration = Duration::from_secs(5);
 /// How long nothing may happen before the container is looked at again.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Longest piece of the environment in one message to the init, in bytes; below
@@ -283,6 +285,7 @@ impl Container {
             Below::OwnNamespace => None,
             Below::Podman(created) => Some(created.conmon.try_clone().step(|| "duplicate a descriptor".to_owned())?),
         };
+        let below_podman = conmon.is_some();
         let mut ends_at: Option<Instant> = None;
         // A runtime that stays has set the limit before it made the namespace, so the
         // kernel counts it, and the launcher, too (user_namespaces(7), NPROC).
@@ -316,7 +319,7 @@ impl Container {
                     _ => AFTER_CONMON,
                 };
                 let _ = kill(init, Signal::SIGKILL);
-                ends_at = Some(Instant::now() + patience);
+                ends_at = earlier(ends_at, patience);
             }
             if ends_at.is_some_and(|end| Instant::now() >= end) {
                 let _ = self.runtime.kill();
@@ -334,8 +337,8 @@ impl Container {
                 }
                 continue;
             }
-            if woken[channel_at] {
-                self.obey(init, channel, &mut replaced)?;
+            if woken[channel_at] && self.obey(init, channel, &mut replaced)? == Obeyed::Killed && below_podman {
+                ends_at = earlier(ends_at, AFTER_KILL);
             }
             if woken[runtime_at] {
                 let code =
@@ -348,7 +351,7 @@ impl Container {
         }
     }
 
-    fn obey(&mut self, init: Pid, channel: &Channel, replaced: &mut Replaced) -> Result<()> {
+    fn obey(&mut self, init: Pid, channel: &Channel, replaced: &mut Replaced) -> Result<Obeyed> {
         let Some((message, _)) = channel.receive::<ToLauncher>()? else {
             return Err(self.kill_because(Error::failed("the supervisor is gone")));
         };
@@ -360,6 +363,7 @@ impl Container {
             }
             ToLauncher::Kill => {
                 let _ = kill(init, Signal::SIGKILL);
+                return Ok(Obeyed::Killed);
             }
             ToLauncher::Refresh(index) => {
                 replaced.uncover(index);
@@ -368,8 +372,22 @@ impl Container {
             }
             ToLauncher::Begin | ToLauncher::Mounts(_) | ToLauncher::MountsEnd | ToLauncher::Proceed(_) => {}
         }
-        Ok(())
+        Ok(Obeyed::Other)
     }
+}
+
+/// What the supervisor's word was.
+#[derive(Debug, PartialEq, Eq)]
+enum Obeyed {
+    /// To kill the agent.
+    Killed,
+    Other,
+}
+
+/// The end of this patience, where nothing ends it before.
+fn earlier(ends_at: Option<Instant>, patience: Duration) -> Option<Instant> {
+    let end = Instant::now() + patience;
+    Some(ends_at.map_or(end, |at| at.min(end)))
 }
 
 /// Whether a process that has ended, and was adopted, did so by itself.
