@@ -167,6 +167,21 @@ pub fn close_above_2_on_exec(command: &mut Command) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// How the tables of open files of two threads compare: equal where they are one
+/// table, else in an order that is the same each time (kcmp(2), KCMP_FILES).
+pub fn compare_files(one: Pid, other: Pid) -> io::Result<std::cmp::Ordering> {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: integers only.
+    let answer = unsafe { libc::syscall(libc::SYS_kcmp, one.as_raw(), other.as_raw(), KCMP_FILES, 0, 0) };
+    match answer {
+        0 => Ok(std::cmp::Ordering::Equal),
+        1 => Ok(std::cmp::Ordering::Less),
+        2 => Ok(std::cmp::Ordering::Greater),
+        -1 => Err(io::Error::last_os_error()),
+        _ => Err(io::Error::other("kcmp gives no order")),
+    }
+}
+
 /// Takes over a descriptor that the kernel has just given to this process, as
 /// received by SCM_RIGHTS.
 pub fn own(fd: RawFd) -> OwnedFd {

@@ -6,10 +6,10 @@ mod harness;
 
 use std::fs;
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Jar, Outcome, finish, is_root, processes_with, slowly};
+use harness::{Jar, Live, Outcome, finish, is_root, processes_with, slowly};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -142,6 +142,65 @@ fn what_the_agent_has_closed_fills_the_disk_too() {
     // For whoever removes it.
     let closed = jar.group("main").join("d");
     fs::set_permissions(closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("it is the caller's");
+}
+
+/// An ordinary user's process can close itself to its user; then whatever the file
+/// system loses counts.
+#[test]
+fn a_process_that_nobody_may_look_into_fills_the_disk_too() {
+    let jar = Jar::new();
+    let agent = "
+import ctypes, os, time
+ctypes.CDLL(None).prctl(4, 0)
+file = os.open('/workspace/group', os.O_TMPFILE | os.O_WRONLY)
+for _ in range(60): os.write(file, bytes(1 << 20))
+time.sleep(30)
+";
+    let outcome = jar.run(&["--disk", "20m"], &["/usr/bin/python3", "-c", agent]);
+    ended(&jar, outcome, 137, "disk limit", &["disk"]);
+}
+
+#[test]
+fn what_others_write_is_not_the_agents() {
+    let jar = Jar::new();
+    let mut command = jar.belljar(["run", "--disk", "10m", "--", "sh", "-c", "echo ready; sleep 1.5"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let agent = Live::start(command);
+    agent.wait_for("ready");
+    fs::write(jar.path("others"), vec![0u8; 40 << 20]).expect("write beside the agent");
+    agent.wait().success();
+}
+
+/// Threads share one table of descriptors, and so do they in the measure.
+#[test]
+fn many_threads_with_many_open_files_are_no_reason_to_end_a_run() {
+    let jar = Jar::new();
+    let agent = "
+import os, threading, time
+files = [os.open('/dev/null', os.O_RDONLY) for _ in range(900)]
+for _ in range(150): threading.Thread(target=time.sleep, args=(1.5,)).start()
+open('/workspace/group/some', 'wb').write(bytes(8 << 20))
+";
+    jar.run(&["--disk", "10m", "--pids", "300"], &["/usr/bin/python3", "-c", agent]).success();
+}
+
+/// What an agent has left does not lock the group out of its next run.
+#[test]
+fn a_tree_that_is_too_deep_ends_the_run_that_makes_it_and_not_the_next() {
+    let jar = Jar::new();
+    let deep = "
+import os, time
+for _ in range(400): os.mkdir('d'); os.chdir('d')
+open('some', 'wb').write(bytes(8 << 20))
+time.sleep(30)
+";
+    let outcome = jar.run(&["--disk", "10m"], &["/usr/bin/python3", "-c", deep]);
+    ended(&jar, outcome, 137, "disk limit", &["disk"]).says(&["too deep to be measured"]);
+    let outcome = jar.run(&["--disk", "10m"], &["true"]).success();
+    outcome.says(&["more than 256 levels deep", "whatever the file system loses"]);
+    let fill = "cd $(find . -mindepth 250 -maxdepth 250) && head -c 40m /dev/zero >more; sync; sleep 30";
+    let outcome = jar.run(&["--disk", "10m"], &["sh", "-c", fill]);
+    ended(&jar, outcome, 137, "disk limit", &["disk"]);
 }
 
 #[test]

@@ -44,8 +44,18 @@ impl Refusal {
 
     fn seen(seen: Seen, jar: &Jar, around: &[&str]) -> Self {
         let doctor = below(jar, around, &["doctor", "--json"]).exits(1).json();
-        let names: Vec<&str> =
-            ["namespaces", "id maps", "private mounts", "tmpfs", "proc", "overlay", "nested namespace"].into();
+        let names = [
+            "threads",
+            "namespaces",
+            "id maps",
+            "private mounts",
+            "tmpfs",
+            "proc",
+            "overlay",
+            "nested namespace",
+            "entering namespaces",
+            "own root",
+        ];
         let missing = doctor
             .as_array()
             .expect("a list")
@@ -137,6 +147,16 @@ fn the_limit_of_user_namespaces() {
         let refusal = Refusal::below(&jar, &words(&around));
         refusal.is(step, &["ENOSPC", &format!("{name} is 0")], &[&format!("sudo sysctl {name}=65536")]);
     }
+    // Of host names only the container has one.
+    let around = prepared("echo 0 >/proc/sys/user/max_uts_namespaces");
+    let refusal = Refusal::below(&jar, &words(&around));
+    if !is_root() {
+        refusal.is(
+            "nested namespace",
+            &["user.max_uts_namespaces is 0"],
+            &["sudo sysctl user.max_uts_namespaces=65536"],
+        );
+    }
     // Enough for the launcher's, and not for the container's in it.
     let around = prepared("echo 1 >/proc/sys/user/max_user_namespaces");
     let refusal = Refusal::below(&jar, &words(&around));
@@ -193,6 +213,19 @@ fn a_filter_that_refuses_mounting() {
     let jar = Jar::new();
     let refusal = Refusal::below(&jar, &words(&filtered("mount", "EPERM")));
     refusal.is("private mounts", &["EPERM", "seccomp filter", "refuses mounting"], &[]);
+}
+
+#[test]
+fn a_filter_that_refuses_one_call() {
+    let jar = Jar::new();
+    for (rule, step, cause) in [
+        ("pivot_root", "own root", "refuses pivot_root"),
+        ("setns", "entering namespaces", "refuses setns"),
+        ("clone3", "threads", "refuses clone3"),
+    ] {
+        let refusal = Refusal::below(&jar, &words(&filtered(rule, "EPERM")));
+        refusal.is(step, &["EPERM", "seccomp filter", cause], &["seccomp=unconfined"]);
+    }
 }
 
 /// The kernel of Ubuntu makes a user namespace for a program without a profile,

@@ -33,7 +33,7 @@ impl TaskCount {
         self.looked = Instant::now();
         let mut count = 0;
         each_below(self.top, |_, threads| {
-            count += threads as u64;
+            count += threads.len() as u64;
             count < most
         });
         self.reached = count >= most;
@@ -57,24 +57,24 @@ impl TaskCount {
 
 /// The children of a process's first thread (proc_pid_task_children(5)).
 pub fn children_of(process: Pid) -> Vec<Pid> {
-    children_of_thread(process, &process.to_string())
+    children_of_thread(process, process)
 }
 
-fn children_of_thread(process: Pid, thread: &str) -> Vec<Pid> {
+fn children_of_thread(process: Pid, thread: Pid) -> Vec<Pid> {
     let text = fs::read_to_string(format!("/proc/{process}/task/{thread}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
-/// Calls `see` with each process from `top` down, and the number of its threads,
-/// until it says no.
-pub fn each_below(top: Pid, mut see: impl FnMut(Pid, usize) -> bool) {
+/// Calls `see` with each process from `top` down, and its threads, until it says no.
+pub fn each_below(top: Pid, mut see: impl FnMut(Pid, &[Pid]) -> bool) {
     let mut waiting = vec![top];
     while let Some(process) = waiting.pop() {
         let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-        let threads: Vec<String> = threads.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        if !see(process, threads.len()) {
+        let threads: Vec<Pid> =
+            threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect();
+        if !see(process, &threads) {
             return;
         }
-        waiting.extend(threads.iter().flat_map(|thread| children_of_thread(process, thread)));
+        waiting.extend(threads.iter().flat_map(|thread| children_of_thread(process, *thread)));
     }
 }

@@ -28,6 +28,7 @@ pub fn find(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)]) 
         Errno::ENOSPC | Errno::EUSERS if makes => vec![used_up(facts, refused)],
         Errno::ENOSYS | Errno::EINVAL if makes => vec![missing(facts, refused)],
         Errno::ENODEV | Errno::EPERM if step == Step::Overlay => vec![no_overlay(errno)],
+        Errno::EAGAIN if step == Step::Threads => vec![no_more_threads()],
         Errno::EPERM | Errno::EACCES => forbidden(step, errno, facts, refused),
         _ => Vec::new(),
     };
@@ -51,7 +52,7 @@ fn used_up(facts: &Facts, refused: &[(&str, Errno)]) -> Why {
     // decides only between equal limits.
     let was_refused = |kind: &str| refused.iter().any(|(its, _)| *its == kind);
     let tightest = limits()
-        .filter(|(kind, _)| *kind == "user" || was_refused(kind))
+        .filter(|(kind, _)| refused.is_empty() || *kind == "user" || was_refused(kind))
         .min_by_key(|(kind, most)| (most.unwrap_or(u64::MAX), !was_refused(kind)));
     let (kind, most) = tightest.unwrap_or(("user", None));
     let name = format!("user.max_{kind}_namespaces");
@@ -119,7 +120,7 @@ fn forbidden(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)])
             format!("sudo sysctl kernel.unprivileged_userns_clone=1    {KEEP}"),
         ));
     }
-    if facts.is_apparmors() {
+    if facts.is_apparmors() && step != Step::Threads {
         whys.push((
             "AppArmor takes the capabilities of user namespaces from programs without a profile \
              (kernel.apparmor_restrict_unprivileged_userns is 1)"
@@ -144,11 +145,18 @@ fn forbidden(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)])
     whys
 }
 
+fn no_more_threads() -> Why {
+    (
+        "the caller has as many processes and threads as it may".to_owned(),
+        "ulimit -u    (or TasksMax= of the unit that belljar runs in)".to_owned(),
+    )
+}
+
 /// A seccomp filter of what belljar runs in: Docker's default profile, or
 /// RestrictNamespaces= of a unit (systemd.exec(5)).
 fn filter(step: Step, facts: &Facts, refused: &[(&str, Errno)]) -> Why {
-    let what = if step.mounts() {
-        "mounting".to_owned()
+    let what = if let Some(call) = step.call() {
+        call.to_owned()
     } else if refused.iter().any(|(kind, _)| *kind == "user") || refused.is_empty() {
         "user namespaces".to_owned()
     } else {
@@ -156,7 +164,12 @@ fn filter(step: Step, facts: &Facts, refused: &[(&str, Errno)]) -> Why {
         format!("namespaces of this kind: {}", kinds.join(", "))
     };
     let container = "--security-opt seccomp=unconfined";
-    let directive = if step.mounts() { "SystemCallFilter=@mount" } else { "RestrictNamespaces=no" };
+    let directive = match step {
+        Step::Threads => "SystemCallFilter=clone3",
+        Step::Enter => "SystemCallFilter=setns and RestrictNamespaces=no",
+        _ if step.call().is_some() => "SystemCallFilter=@mount",
+        _ => "RestrictNamespaces=no",
+    };
     match &facts.around {
         Around::Container => (
             format!("the seccomp filter of the container around belljar refuses {what}"),

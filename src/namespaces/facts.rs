@@ -9,7 +9,7 @@ use caps::{CapSet, Capability};
 use nix::unistd::geteuid;
 
 /// Kinds of namespaces by the names of their limits (namespaces(7), /proc/sys/user).
-pub const KINDS: [&str; 6] = ["user", "mnt", "pid", "net", "ipc", "cgroup"];
+pub const KINDS: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "cgroup", "uts"];
 /// The map of the host's own user namespace (user_namespaces(7)).
 const WHOLE: [&str; 3] = ["0", "0", "4294967295"];
 

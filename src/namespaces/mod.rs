@@ -44,7 +44,7 @@ pub struct Restriction {
 impl Restriction {
     /// Why the kernel answered a step with `errno`. The caller must have one thread.
     pub fn of(step: Step, errno: Errno) -> Self {
-        let refused = if step == Step::Namespaces { probe::refused_alone() } else { Vec::new() };
+        let refused = if matches!(step, Step::Namespaces | Step::Nested) { probe::refused_alone() } else { Vec::new() };
         cause::find(step, errno, &Facts::read(), &refused)
     }
 
@@ -58,11 +58,15 @@ impl Restriction {
 /// namespaces. A few small files tell whether there is a reason to try; without
 /// one nothing is tried, because it would cost every run some milliseconds.
 pub fn check(plan: &Plan) -> Result<()> {
-    if plan.runtime.backend == Backend::Podman || !Facts::read().raise_doubts() {
-        // Whether podman can, podman knows: it may be allowed what belljar is not.
+    if !Facts::read().raise_doubts() {
         return Ok(());
     }
-    match try_all() {
+    let failed = match plan.runtime.backend {
+        // Whether podman can, podman knows: it may be allowed what belljar is not.
+        Backend::Podman => probe::try_threads(),
+        _ => try_all(),
+    };
+    match failed {
         // Not every run needs an overlay.
         Some(restriction) if restriction.step != Step::Overlay => Err(restriction.refusal()),
         _ => Ok(()),

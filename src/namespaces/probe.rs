@@ -1,14 +1,15 @@
 //! Tries what every run does in namespaces, in a child that is thrown away.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Uid, getegid, geteuid, pipe, read, setresgid, setresuid, write};
+use nix::unistd::{Gid, Uid, getegid, geteuid, pipe, pivot_root, read, setresgid, setresuid, write};
 
 use super::facts::KINDS;
 use super::{LAUNCHER, Restriction};
@@ -22,6 +23,8 @@ const ALL: u8 = u8::MAX;
 /// What is tried, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Threads: the supervisor has some.
+    Threads,
     /// Namespaces of the launcher.
     Namespaces,
     /// Its id maps.
@@ -34,18 +37,33 @@ pub enum Step {
     Proc,
     /// Shadows merged over a project.
     Overlay,
-    /// The container's own user namespace, in the launcher's.
+    /// The container's own namespaces, in the launcher's.
     Nested,
+    /// Entering the container's, to look at what was made.
+    Enter,
+    /// A root directory of the run's own.
+    Root,
 }
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 7] =
-        [Self::Namespaces, Self::Maps, Self::PrivateMounts, Self::Tmpfs, Self::Proc, Self::Overlay, Self::Nested];
+    pub const ALL: [Self; 10] = [
+        Self::Threads,
+        Self::Namespaces,
+        Self::Maps,
+        Self::PrivateMounts,
+        Self::Tmpfs,
+        Self::Proc,
+        Self::Overlay,
+        Self::Nested,
+        Self::Enter,
+        Self::Root,
+    ];
 
     /// In a word or two.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Threads => "threads",
             Self::Namespaces => "namespaces",
             Self::Maps => "id maps",
             Self::PrivateMounts => "private mounts",
@@ -53,59 +71,86 @@ impl Step {
             Self::Proc => "proc",
             Self::Overlay => "overlay",
             Self::Nested => "nested namespace",
+            Self::Enter => "entering namespaces",
+            Self::Root => "own root",
         }
     }
 
     /// That it works.
     pub fn works(self) -> &'static str {
         match self {
+            Self::Threads => "threads can be made",
             Self::Namespaces => "user, mount, PID, network, IPC and cgroup namespaces can be made",
             Self::Maps => "the own ids can be mapped",
             Self::PrivateMounts => "mounts of a run stay its own",
             Self::Tmpfs => "the staging area can be mounted",
             Self::Proc => "a fresh /proc can be mounted",
             Self::Overlay => "shadows can be merged over a project",
-            Self::Nested => "the container can have a user namespace of its own",
+            Self::Nested => "the container can have namespaces of its own",
+            Self::Enter => "namespaces of a run can be entered",
+            Self::Root => "a run can have a root directory of its own",
         }
     }
 
     /// That it does not.
     pub fn failed(self) -> &'static str {
         match self {
+            Self::Threads => "threads cannot be made",
             Self::Namespaces => "namespaces of its own cannot be made",
             Self::Maps => "ids cannot be mapped in a user namespace of its own",
             Self::PrivateMounts | Self::Tmpfs => "nothing can be mounted in namespaces of its own",
             Self::Proc => "a /proc of its own cannot be mounted",
             Self::Overlay => "an overlay cannot be mounted in namespaces of its own",
-            Self::Nested => "a user namespace cannot be made in another",
+            Self::Nested => "namespaces of the container cannot be made in the launcher's",
+            Self::Enter => "namespaces of its own cannot be entered",
+            Self::Root => "the root directory cannot be changed in namespaces of its own",
         }
     }
 
     /// Why it matters.
     pub fn matters(self) -> &'static str {
         match self {
+            Self::Threads => "the supervisor has some",
             Self::Namespaces | Self::Maps => "every run is made in namespaces of its own",
             Self::PrivateMounts | Self::Tmpfs => "everything that a run mounts is staged first",
             Self::Proc => "a run sees its own processes only; inside another container /proc must be unmasked",
             Self::Overlay => "secrets in a project are hidden by an overlay",
             Self::Nested => "the agent has no capability even in the namespace that the mounts were made in",
+            Self::Enter => "belljar looks at the container before the agent runs",
+            Self::Root => "the agent sees the root of its bundle only",
         }
     }
 
-    /// Whether it is about mounting.
-    pub fn mounts(self) -> bool {
-        matches!(self, Self::PrivateMounts | Self::Tmpfs | Self::Proc | Self::Overlay)
+    /// What a filter refuses that lets namespaces be made.
+    pub fn call(self) -> Option<&'static str> {
+        match self {
+            Self::PrivateMounts | Self::Tmpfs | Self::Proc | Self::Overlay => Some("mounting"),
+            Self::Threads => Some("clone3, by which threads are made (other answers than ENOSYS to it are wrong)"),
+            Self::Enter => Some("setns"),
+            Self::Root => Some("pivot_root"),
+            Self::Namespaces | Self::Maps | Self::Nested => None,
+        }
     }
 }
 
 /// Tries every step, and explains the first one that fails. The caller must have
 /// one thread.
 pub fn try_all() -> Option<Restriction> {
+    if let Some(restriction) = try_threads() {
+        return Some(restriction);
+    }
     let (step, errno) = match first_failure() {
         Ok(failure) => failure?,
         Err(errno) => (Step::Namespaces, errno),
     };
     Some(Restriction::of(step, errno))
+}
+
+/// Tries the threads alone. A C library makes them by clone3, and falls back to
+/// clone only where that is not there (ENOSYS).
+pub fn try_threads() -> Option<Restriction> {
+    let error = thread::Builder::new().spawn(|| ()).map(JoinHandle::join).err()?;
+    Some(Restriction::of(Step::Threads, errno_of(&error)))
 }
 
 /// Kinds of namespaces that cannot be made together with a user namespace alone.
@@ -117,6 +162,7 @@ pub fn refused_alone() -> Vec<(&'static str, Errno)> {
         CloneFlags::CLONE_NEWNET,
         CloneFlags::CLONE_NEWIPC,
         CloneFlags::CLONE_NEWCGROUP,
+        CloneFlags::CLONE_NEWUTS,
     ];
     let refused = |(kind, with)| make(CloneFlags::CLONE_NEWUSER | with).err().map(|errno| (kind, errno));
     KINDS.into_iter().zip(with).filter_map(refused).collect()
@@ -202,7 +248,10 @@ fn attempt() -> Result<(), (Step, Errno)> {
         Some("lowerdir=/sys/fs/a:/sys/fs/b,userxattr"),
     )
     .map_err(at(Step::Overlay))?;
-    make(CloneFlags::CLONE_NEWUSER).map_err(at(Step::Nested))
+    make(LAUNCHER | CloneFlags::CLONE_NEWUTS).map_err(at(Step::Nested))?;
+    let own = File::open("/proc/self/ns/mnt").map_err(|error| (Step::Enter, errno_of(&error)))?;
+    setns(own, CloneFlags::CLONE_NEWNS).map_err(at(Step::Enter))?;
+    pivot_root("/sys/fs", "/sys/fs/a").map_err(at(Step::Root))
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

@@ -53,16 +53,20 @@ pub fn under(rule: &str, errno: &str, command: &[&str]) -> io::Result<()> {
             allow,
         ]
     };
+    let calls = |calls: &[libc::c_long]| {
+        let each = |call: &libc::c_long| [equals(*call, (0, 1)), refuse(errno)];
+        [load(NUMBER)].into_iter().chain(calls.iter().flat_map(each)).chain([allow]).collect()
+    };
     let mut program = match rule {
         "userns" => makes(libc::CLONE_NEWUSER),
         "others" => makes(OTHERS),
         "network" => makes(libc::CLONE_NEWNET),
-        "mount" => {
-            let each = |call: &libc::c_long| [equals(*call, (0, 1)), refuse(errno)];
-            [load(NUMBER)].into_iter().chain(MOUNT.iter().flat_map(each)).chain([allow]).collect()
-        }
-        "nothing" => vec![allow],
-        _ => return Err(io::Error::other("userns, others, network, mount or nothing")),
+        "mount" => calls(&MOUNT),
+        "pivot_root" => calls(&[libc::SYS_pivot_root]),
+        "setns" => calls(&[libc::SYS_setns]),
+        "clone3" => calls(&[libc::SYS_clone3]),
+        "nothing" => calls(&[]),
+        _ => return Err(io::Error::other("userns, others, network, mount, pivot_root, setns, clone3 or nothing")),
     };
     let filter = sock_fprog { len: u16::try_from(program.len()).unwrap_or(0), filter: program.as_mut_ptr() };
     // SAFETY: integers, and a filter that outlives the call.

@@ -1,0 +1,180 @@
+//! What lies in directories, and what processes hold of it that has no name any
+//! more, in bytes.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::{fs, io};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::unistd::Pid;
+
+use crate::launch::tasks::each_below;
+use crate::sys;
+
+/// A tree deeper than this is not measured, and ends the run that made it: the
+/// descriptors would run out.
+pub const DEEPEST: usize = 256;
+/// Unit of `st_blocks` in bytes (inode(7)).
+const BLOCK: u64 = 512;
+/// Open files that are looked at in one measure: looking at more would keep the
+/// guard from its work for seconds.
+const MOST_OPEN: usize = 100_000;
+
+/// What lies in the places.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// What it takes on disk.
+    pub bytes: u64,
+    /// Directories and processes that the caller may not look into, because the
+    /// agent said so.
+    pub closed: u64,
+    /// Something lies deeper than is measured.
+    pub deep: bool,
+}
+
+/// A measure that is being taken.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// What was found so far.
+    pub tally: Tally,
+    /// Files with several names, or none, that were counted.
+    seen: HashSet<(u64, u64)>,
+    devices: HashSet<u64>,
+}
+
+impl Walk {
+    /// What `root` is and holds.
+    pub fn place(&mut self, root: &impl AsFd) -> nix::Result<()> {
+        let stat = fstat(root)?;
+        self.devices.insert(stat.st_dev);
+        self.add(&stat);
+        if is_directory(&stat) { self.directory(root, c".", (stat.st_dev, 0)) } else { Ok(()) }
+    }
+
+    fn add(&mut self, stat: &FileStat) {
+        if is_directory(stat) || stat.st_nlink < 2 || self.seen.insert((stat.st_dev, stat.st_ino)) {
+            self.tally.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK;
+        }
+    }
+
+    /// What processes below `launcher` have open, on the places' devices, that has
+    /// no name any more.
+    pub fn processes(&mut self, launcher: Pid) -> std::result::Result<(), String> {
+        let mut looked = 0;
+        let mut tables = Tables::default();
+        each_below(launcher, |process, threads| {
+            // Threads may have tables of their own (clone(2), CLONE_FILES), and the first one may be gone.
+            let new = threads.iter().filter(|thread| tables.is_new(**thread));
+            let mut paths = vec![PathBuf::from(format!("/proc/{process}/exe"))];
+            for thread in new {
+                match fs::read_dir(format!("/proc/{process}/task/{thread}/fd")) {
+                    Ok(entries) => paths.extend(entries.flatten().map(|entry| entry.path())),
+                    // An ordinary user's process can close itself to its user (prctl(2), PR_SET_DUMPABLE).
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_init(process) => {
+                        self.tally.closed += 1;
+                    }
+                    // It has ended.
+                    Err(_) => {}
+                }
+                if looked + paths.len() > MOST_OPEN {
+                    break;
+                }
+            }
+            looked += paths.len();
+            for path in paths {
+                let Ok(meta) = fs::metadata(path) else { continue };
+                if meta.nlink() == 0 && self.devices.contains(&meta.dev()) && self.seen.insert((meta.dev(), meta.ino()))
+                {
+                    self.tally.bytes += meta.blocks() * BLOCK;
+                }
+            }
+            looked <= MOST_OPEN
+        });
+        if looked > MOST_OPEN {
+            return Err(format!(
+                "the run has more than {MOST_OPEN} open files: what they hold cannot be measured (--disk)"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What is in the directory `name` of `parent`, on the same file system. No
+    /// link is followed: the agent may change everything meanwhile.
+    fn directory(
+        &mut self,
+        parent: &impl AsFd,
+        name: &std::ffi::CStr,
+        (device, depth): (u64, usize),
+    ) -> nix::Result<()> {
+        if depth > DEEPEST {
+            self.tally.deep = true;
+            return Ok(());
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut directory = match Dir::openat(parent, name, flags, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.tally.closed += 1;
+                return Ok(());
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        let names: Vec<_> = directory.iter().filter_map(|entry| Some(entry.ok()?.file_name().to_owned())).collect();
+        for name in names.iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
+            let Ok(stat) = fstatat(&directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            if stat.st_dev != device {
+                continue;
+            }
+            self.add(&stat);
+            if is_directory(&stat) {
+                self.directory(&directory, name, (device, depth + 1))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tables of open files that were looked at, each by a thread that has it, in the
+/// kernel's order.
+#[derive(Default)]
+struct Tables(Vec<Pid>);
+
+impl Tables {
+    /// Whether nobody has shown this thread's table before. One that cannot be
+    /// compared is new: it is better looked at twice.
+    fn is_new(&mut self, thread: Pid) -> bool {
+        let mut failed = false;
+        let place = self.0.binary_search_by(|known| {
+            sys::compare_files(*known, thread).unwrap_or_else(|_| {
+                failed = true;
+                Ordering::Less
+            })
+        });
+        match place {
+            Ok(_) if !failed => return false,
+            Err(at) if !failed => self.0.insert(at, thread),
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Whether it is PID 1 of its namespace (proc_pid_status(5), NSpid): belljar's own,
+/// which is closed to others. The agent can make no such namespace.
+fn is_init(process: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"))
+}
+
+fn is_directory(stat: &FileStat) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
+}
