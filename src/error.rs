@@ -152,3 +152,12 @@ pub fn printable(text: &str) -> String {
         out
     })
 }
+
+/// A word as a person can type it into a shell (POSIX, "Quoting").
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

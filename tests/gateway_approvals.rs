@@ -72,11 +72,6 @@ fn it_waits_is_shown_whole_and_goes_on_when_a_person_says_so() {
     );
 }
 
-/// As many seconds on this machine.
-fn seconds(whole: u64) -> u64 {
-    slowly(Duration::from_secs(whole)).as_secs()
-}
-
 #[test]
 fn it_is_refused_when_denied_when_nobody_answers_and_when_the_client_goes() {
     let Some(world) = World::new() else { return };
@@ -86,23 +81,25 @@ fn it_is_refused_when_denied_when_nobody_answers_and_when_the_client_goes() {
     world.call(&["deny", &one]).success();
     let out = live.wait().success().out();
     assert!(out.ends_with("\n403") && out.contains("ask"), "{out}");
-    world.config(&format!("approval_timeout = \"{}s\"\n", seconds(2)));
+    world.config("approval_timeout = \"2s\"\n");
     let live = post(&world, &[], "-d x https://a.test/late");
     let out = live.wait().success().out();
     assert!(out.ends_with("\n403") && out.contains("belljar approve"), "{out}");
     world.config("");
     for version in ["--http1.1", "--http2"] {
-        let live = world.start(
-            &[],
-            &[
-                "sh",
-                "-c",
-                &format!("curl -sS {version} --max-time {} -d x https://a.test/gone; sleep {}", seconds(3), seconds(4)),
-            ],
+        let script = format!(
+            "curl -sS {version} -d x https://a.test/gone & until [ -e leave{version} ]; do sleep 0.1; done; kill $!; \
+             until [ -e end{version} ]; do sleep 0.1; done"
         );
+        let live = world.start(&[], &["sh", "-c", &script]);
         let gone = id(&held(&world, &[]));
-        eventually("the client's going cancels it", 2 * SOON, || pending(&world).is_empty());
+        let tell = |word: &str| {
+            std::fs::write(world.jar.group("main").join(format!("{word}{version}")), "").expect("tell the agent");
+        };
+        tell("leave");
+        eventually("the client's going cancels it", SOON, || pending(&world).is_empty());
         assert_ne!(world.call(&["approve", &gone]).code, 0, "there is nothing to approve any more");
+        tell("end");
         live.wait().success();
     }
     assert!(world.requests().is_empty(), "{:?}", world.requests());
@@ -128,11 +125,11 @@ fn a_grant_covers_the_same_group_rule_method_host_and_path_for_its_time_only() {
     world.policy(&format!("{POLICY}[[rule]]\nname = \"other\"\nhost = \"*.a.test\"\naction = \"approve\"\n"));
     let live = post(&world, &[], "-d one https://a.test/granted");
     let one = id(&held(&world, &[]));
-    world.call(&["approve", &one, "--for", &format!("{}s", seconds(6))]).success();
+    world.call(&["approve", &one, "--for", "1h"]).success();
     assert!(live.wait().success().out().ends_with("\n200"));
     let quick = "for url in https://a.test/granted 'https://a.test/granted?other=query' https://a.test/x/../granted; do \
         curl -sS -o /dev/null -w '%{http_code} ' --max-time 3 -d two $url; done";
-    let quick = quick.replace("--max-time 3", &format!("--max-time {}", seconds(3)));
+    let quick = quick.replace("--max-time 3", &format!("--max-time {}", slowly(Duration::from_secs(3)).as_secs()));
     assert_eq!(world.run(&[], &["sh", "-c", &quick]).out(), "200 200 200 ");
     let beyond = "for url in https://a.test/granted/x https://a.test/Granted https://api.a.test/granted https://a.test:8443/granted http://a.test/granted; do \
         curl -sS -o /dev/null -w '%{http_code} ' --max-time 1 -d two $url; done";
@@ -143,10 +140,15 @@ fn a_grant_covers_the_same_group_rule_method_host_and_path_for_its_time_only() {
         &["sh", "-c", "curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted"],
     );
     assert_eq!(out.out(), "000", "another group is held");
-    std::thread::sleep(slowly(Duration::from_secs(5)));
-    let out = world.sh("curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/granted");
+    // One that is over before anybody can use it again.
+    let live = post(&world, &[], "-d one https://a.test/brief");
+    let one = id(&held(&world, &[]));
+    world.call(&["approve", &one, "--for", "1s"]).success();
+    assert!(live.wait().success().out().ends_with("\n200"));
+    std::thread::sleep(Duration::from_secs(2));
+    let out = world.sh("curl -sS -o /dev/null -w '%{http_code}' --max-time 1 -d two https://a.test/brief");
     assert_eq!(out.out(), "000", "the grant is over");
-    assert_eq!(world.requests().len(), 4, "{:?}", world.requests());
+    assert_eq!(world.requests().len(), 5, "{:?}", world.requests());
 }
 
 #[test]

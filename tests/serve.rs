@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -98,6 +98,7 @@ fn what_cannot_be_is_refused_in_words() {
     };
     refused(&json!({"group": "nobody", "command": ["true"]}), 422, "belljar group add nobody");
     refused(&json!({"group": "../x", "command": ["true"]}), 422, "not a group name");
+    refused(&json!({"group": "--help", "command": ["true"]}), 422, "not a group name");
     refused(&json!({"command": []}), 422, "no command");
     refused(&json!({"command": ["a\u{0}b"]}), 422, "NUL");
     refused(&json!({"comand": ["true"]}), 400, "unknown field");
@@ -161,7 +162,34 @@ fn a_host_that_is_killed_takes_its_runs_with_it() {
     eventually("the run ends", 3 * SOON, || {
         host.jar.receipts().last().is_some_and(|receipt| receipt["status"] == "ended")
     });
-    assert_eq!(host.jar.call(&["ps", "--json"]).json(), json!([]));
+    eventually("it is no longer listed", SOON, || host.jar.call(&["ps", "--json"]).json() == json!([]));
+    let left: Vec<String> = fs::read_dir(host.jar.path("belljar/data"))
+        .expect("the data directory")
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("tmp") || name.contains("receipt.") || name.starts_with(".r"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn without_a_journal_it_says_on_stderr_what_happens() {
+    if Path::new("/run/systemd/journal/socket").exists() {
+        harness::skip("a host without a journal; with one, tests/journal.rs and tests/vm look there");
+        return;
+    }
+    let host = Host::start(&[]);
+    let (_, answer) = host.run(&json!({"command": ["sh", "-c", "exit 3"]}));
+    let run = answer["run"].as_str().expect("an id").to_owned();
+    host.live.signal(Signal::SIGTERM);
+    let said = host.live.wait().success();
+    said.says(&[
+        "belljar: serves on ",
+        &format!(
+            "belljar: run of group main ended: exited with 3 [event=ended run={run} group=main cause=\"exited with 3\"]"
+        ),
+        "belljar: serves no longer",
+    ]);
 }
 
 #[test]

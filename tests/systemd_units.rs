@@ -173,6 +173,29 @@ fn a_job_is_what_was_typed() {
 }
 
 #[test]
+fn what_no_unit_could_hold_or_start_is_refused() {
+    let Some(units) = Units::new() else { return };
+    for (calendar, hint) in [
+        ("2020-01-01", "systemd-analyze calendar 2020-01-01"),
+        ("*-02-31", "systemd-analyze calendar '*-02-31'"),
+        ("it's noon", r"systemd-analyze calendar 'it'\''s noon'"),
+    ] {
+        let refused = units.write("timer", &["--name", "n", "--on-calendar", calendar, "--", "true"]).exits(125);
+        refused.says(&[calendar, hint]);
+    }
+    let with = |variable: &str, value: &str| {
+        let mut command = units.jar.belljar(["systemd", "install", "--user", "--no-enable"]);
+        command.env("XDG_CONFIG_HOME", units.jar.path("config")).env(variable, value);
+        finish(command, b"").exits(125)
+    };
+    with("PATH", "/usr/bin\n:/bin").says(&["PATH has a line break"]);
+    for name in ["a\"b", "a\\b", "a\nb"] {
+        with("BELLJAR_HOME", &units.jar.text(name)).says(&["cannot stand in a unit", "ReadWritePaths="]);
+    }
+    assert!(units.names().is_empty(), "{:?}", units.names());
+}
+
+#[test]
 fn what_a_run_needs_is_left_open_and_no_more() {
     let Some(units) = Units::new() else { return };
     units.write("unit", &["--name", "plain", "--", "true"]).success();

@@ -66,7 +66,7 @@ pub struct Options {
 /// Serves until it is told to stop; all runs that it started have ended then.
 pub fn serve(caller: &Caller, dirs: &Dirs, options: Options) -> Result<()> {
     let config = Config::load(&dirs.config_file())?;
-    let events = Events::new(config.log.to, None, None);
+    let events = Events::of_host(config.log.to);
     let program = std::env::current_exe().step(|| "find belljar's own file".to_owned())?;
     let socket = place::Socket::open(caller, dirs)?;
     // It may be the first of belljar since the power went.

@@ -1,18 +1,22 @@
 //! One run that was asked for: a `belljar run` below this process.
 
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::rc::Rc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::Host;
 use crate::error::{Context, EXIT_REFUSED, Error, Result};
+use crate::journal::{Events, Priority};
 use crate::sys;
 
 /// Of each stream so many bytes are kept; what follows is read and dropped.
@@ -113,10 +117,13 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
     if asked.command.iter().chain(&asked.group).chain(&asked.name).any(|word| word.contains('\0')) {
         return Ok(Told::Refused { message: "a NUL byte in the command, group or name".to_owned(), hint: None });
     }
-    let receipt = NamedTempFile::new_in(&host.dirs.data).step(|| "make a place for the receipt".to_owned())?;
+    // In memory: what is on disk would stay when this process is killed.
+    let step = || "make a place for the receipt".to_owned();
+    let mut receipt = File::from(memfd_create("receipt", MemfdFlags::CLOEXEC).step(step)?);
     let mut command = Command::new(&host.program);
-    command.args(["run", "--no-tty", "--group", asked.group.as_deref().unwrap_or(crate::config::MAIN)]);
-    command.arg("--receipt").arg(receipt.path());
+    command.args(["run", "--no-tty"]);
+    command.arg(format!("--group={}", asked.group.as_deref().unwrap_or(crate::config::MAIN)));
+    command.arg(format!("--receipt=/proc/{}/fd/{}", std::process::id(), receipt.as_raw_fd()));
     if let Some(name) = &asked.name {
         command.arg(format!("--name={name}"));
     }
@@ -140,7 +147,9 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
     let status = wait.await.ok_or_else(|| Error::failed("wait for belljar run"))?;
     running.child = None;
     drop(running);
-    let text = std::fs::read_to_string(receipt.path()).unwrap_or_default();
+    let mut text = String::new();
+    // What is no receipt is seen below.
+    let _ = receipt.rewind().and_then(|()| receipt.read_to_string(&mut text));
     let (stdout, stderr) = (Kept::text(stdout), Kept::text(stderr));
     let Ok(receipt) = serde_json::from_str::<Value>(&text) else {
         return Ok(refused(&stderr.0));
@@ -150,6 +159,9 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
         return Ok(refused(&stderr.0));
     }
     let field = |name: &str| receipt.get(name).cloned().unwrap_or_default();
+    if !host.events.are_in_journal() {
+        tell_end(&host.events, &receipt);
+    }
     Ok(Told::Ended(Box::new(Ended {
         run: field("run"),
         exit_code: field("exit_code"),
@@ -159,6 +171,13 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
         stdout: stdout.0,
         stderr: stderr.0,
     })))
+}
+
+fn tell_end(events: &Events, receipt: &Value) {
+    let text = |name: &str| receipt[name].as_str().unwrap_or_default();
+    let message = format!("run of group {} ended: {}", text("group"), text("cause"));
+    let more = [("RUN", text("run").into()), ("GROUP", text("group").into()), ("CAUSE", text("cause").into())];
+    events.tell("ended", Priority::Info, &message, &more);
 }
 
 /// What `belljar run` printed instead of running.

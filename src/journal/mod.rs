@@ -105,6 +105,20 @@ impl Events {
         Self { way, run: run.map(str::to_owned), group: group.map(str::to_owned) }
     }
 
+    /// Of the host process, whose stderr is its log where there is no journal.
+    pub fn of_host(to: To) -> Self {
+        let events = Self::new(to, None, None);
+        match (to, &events.way) {
+            (To::Auto, Way::Nowhere) => Self::new(To::Stderr, None, None),
+            _ => events,
+        }
+    }
+
+    /// Whether they go to the journal, to which each run tells its own.
+    pub fn are_in_journal(&self) -> bool {
+        matches!(self.way, Way::Journal(_))
+    }
+
     /// Tells an event. `more` are further fields, without `BELLJAR_`.
     pub fn tell(&self, event: &str, priority: Priority, message: &str, more: &[(&str, Cow<'_, str>)]) {
         let own = [("RUN", self.run.as_deref()), ("GROUP", self.group.as_deref()), ("EVENT", Some(event))];
@@ -129,9 +143,10 @@ impl Events {
                 journal.lost = lost;
             }
             Way::Stderr => {
-                let fields: String = fields.map(|(name, value)| format!(" {}={value}", name.to_lowercase())).collect();
-                let line = format!("belljar: {message} [{}]", fields.trim_start());
-                let _ = writeln!(std::io::stderr(), "{}", printable(&line).replace('\n', "\\n"));
+                let fields: String =
+                    fields.map(|(name, value)| format!(" {}={}", name.to_lowercase(), one_word(&value))).collect();
+                let message = printable(message.strip_prefix("belljar ").unwrap_or(message)).replace('\n', "\\n");
+                let _ = writeln!(std::io::stderr(), "belljar: {message} [{}]", fields.trim_start());
             }
             Way::Json => {
                 let mut object: Map<String, Value> =
@@ -154,4 +169,14 @@ impl Events {
         let causes: String = error.causes.iter().map(|cause| format!("; because: {cause}")).collect();
         self.tell(event, Priority::Error, &format!("{}{causes}", error.what), &more);
     }
+}
+
+/// A value that ends where its next blank is: in quotes, with JSON's escapes, where
+/// it could be taken for another field or the line's end.
+fn one_word(value: &str) -> String {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !"\"\\[]".contains(c);
+    if !value.is_empty() && value.chars().all(is_plain) && printable(value) == value {
+        return value.to_owned();
+    }
+    printable(&Value::from(value).to_string())
 }

@@ -57,7 +57,7 @@ pub fn build(request: &Request, caller: &Caller, dirs: &Dirs) -> Result<Resolved
         request.image_place,
         caller,
     )?;
-    let mut limits = limits::resolve(request, &config, caller, &runtime)?;
+    let mut limits = limits::resolve(request, &config, (caller, dirs), &runtime)?;
     let identity = identity::resolve(caller, &group, &runtime)?;
     let root_choice = root_of(request, &group_config, &config.run, dirs)?;
     let typed = command_of(request, group_config.command.as_deref(), &root_choice)?;

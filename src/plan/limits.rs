@@ -7,7 +7,7 @@ use super::cgroup::{CgroupPlace, NoCgroup, find_cgroup, find_cgroup_of_unit};
 use super::request::Request;
 use super::{Limit, Limits, Runtime};
 use crate::backend::podman::makes_cgroup;
-use crate::config::{Backend, Caller, Config, Enforce};
+use crate::config::{Backend, Caller, Config, Dirs, Enforce};
 use crate::error::{Error, Result};
 
 /// Processes and threads of a run, unless said otherwise.
@@ -78,7 +78,12 @@ pub fn parse_cpus(text: &str) -> Result<f64> {
 type Found = std::result::Result<(CgroupPlace, Vec<&'static str>), NoCgroup>;
 
 /// Resolves the limits: typed, then the group's, then `[limits]`, then built in.
-pub fn resolve(request: &Request, config: &Config, caller: &Caller, runtime: &Runtime) -> Result<Limits> {
+pub fn resolve(
+    request: &Request,
+    config: &Config,
+    (caller, dirs): (&Caller, &Dirs),
+    runtime: &Runtime,
+) -> Result<Limits> {
     let group = config.for_group(&request.group);
     let limits = &config.limits;
     let enforce = group.enforce.or(limits.enforce).unwrap_or_default();
@@ -114,7 +119,11 @@ pub fn resolve(request: &Request, config: &Config, caller: &Caller, runtime: &Ru
             let options: Vec<&str> = needed.iter().map(|(option, _)| *option).collect();
             return Err(Error::refused(format!("{} cannot be enforced here", options.join(" and ")))
                 .because(&no.reason)
-                .hint(format!("{}; to run without, enforce = \"best-effort\" in [limits] of config.toml", no.hint)));
+                .hint(format!(
+                    "{}; to run without, enforce = \"best-effort\" in [limits] of {}",
+                    no.hint,
+                    dirs.config_file().display()
+                )));
         }
         Some(Err(no)) => (false, format!("not in force: {}", no.reason)),
         Some(Ok((place, _))) => (true, place.describe()),

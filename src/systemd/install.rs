@@ -93,7 +93,7 @@ impl Installation {
 
     fn setting(&self, needs: Needs) -> Result<Setting> {
         let program = std::env::current_exe().step(|| "find belljar's own file".to_owned())?;
-        Ok(Setting {
+        let setting = Setting {
             scope: self.scope,
             user: self.user.as_ref().map(|user| user.name.clone()),
             places: own_places(self.user.as_ref(), &self.dirs),
@@ -102,7 +102,9 @@ impl Installation {
             needs,
             manual: unit::find_manual(),
             credential: self.credential()?,
-        })
+        };
+        setting.check()?;
+        Ok(setting)
     }
 
     /// The variables that decide what belljar finds where, as they are now: a
@@ -111,7 +113,7 @@ impl Installation {
         let own: &[&str] =
             if self.user.is_some() { &[] } else { &["BELLJAR_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] };
         let set = own.iter().chain(&["PATH"]).filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-        set.filter(|(_, value)| !value.is_empty() && !value.contains('\n')).collect()
+        set.filter(|(_, value)| !value.is_empty()).collect()
     }
 
     /// The credential that the unit is to load, where its manager can decrypt it.
@@ -145,7 +147,7 @@ impl Installation {
         if self.wanted == Wanted::Enabled {
             self.control.call(&["enable", "--now", &socket.0])?;
             let _ = writeln!(said, "enabled {}: the host process starts when somebody speaks to it", socket.0);
-            let _ = writeln!(said, "one run of a group: {} start belljar@GROUP", self.systemctl());
+            let _ = writeln!(said, "one run of a group: {} start belljar@GROUP", self.scope.systemctl());
             self.retold(unit::HOST, &mut said);
         }
         Ok(said + &self.notes())
@@ -224,11 +226,11 @@ impl Installation {
                 self.control.call(&["enable", "--now", &timer])?;
                 // One that was active keeps its old time otherwise.
                 self.control.call(&["restart", &timer])?;
-                let _ = writeln!(said, "enabled {timer}: {} list-timers {timer}", self.systemctl());
+                let _ = writeln!(said, "enabled {timer}: {} list-timers {timer}", self.scope.systemctl());
             }
             _ if self.wanted == Wanted::Shown => {}
             _ => {
-                let _ = writeln!(said, "run it now: {} start {}", self.systemctl(), unit::job_name(&job.name));
+                let _ = writeln!(said, "run it now: {} start {}", self.scope.systemctl(), unit::job_name(&job.name));
             }
         }
         Ok(said + &self.notes())
@@ -329,14 +331,7 @@ impl Installation {
     /// A host process that is running is the one of before.
     fn retold(&self, name: &str, said: &mut String) {
         if self.control.is_active(name) {
-            let _ = writeln!(said, "{name} is running as it was: {} restart {name}", self.systemctl());
-        }
-    }
-
-    fn systemctl(&self) -> &'static str {
-        match self.scope {
-            Scope::User => "systemctl --user",
-            Scope::System => "systemctl",
+            let _ = writeln!(said, "{name} is running as it was: {} restart {name}", self.scope.systemctl());
         }
     }
 

@@ -22,6 +22,9 @@ def rest(stream, limit=1 << 20):
             if not piece:
                 break
             data += piece
+            # On a slow machine it is the first answer that takes long.
+            if SLOW > 4 and stream.gettimeout():
+                stream.settimeout(max(1.5, stream.gettimeout() / 4) if len(data) == len(piece) else stream.gettimeout())
     except (OSError, ssl.SSLError) as error:
         if not data:
             return ('%s: %s' % (type(error).__name__, error)).encode()

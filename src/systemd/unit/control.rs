@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::{Manual, Scope};
 use crate::config::Caller;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, shell_word};
 
 /// systemctl of one manager.
 #[derive(Debug)]
@@ -55,15 +55,22 @@ impl Control {
     }
 }
 
-/// Refuses what systemd.time(7) does not read as a calendar event.
+/// Refuses what systemd.time(7) does not read as a calendar event, and what never comes.
 pub fn check_calendar(calendar: &str) -> Result<()> {
     let what = || format!("--on-calendar {calendar}");
     let output = Command::new("systemd-analyze")
         .args(["calendar", "--", calendar])
+        .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
         .refuse(|| format!("{}: systemd-analyze, which knows what it means, cannot be started", what()))?;
+    let answer = String::from_utf8_lossy(&output.stdout);
+    let try_it = format!("systemd-analyze calendar {}", shell_word(calendar));
     if output.status.success() && !calendar.contains(['\n', '\0']) {
+        // The program speaks English where it is told to.
+        if answer.lines().any(|line| line.trim() == "Next elapse: never") {
+            return Err(Error::refused(format!("{}: this time never comes", what())).hint(try_it));
+        }
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
@@ -71,7 +78,7 @@ pub fn check_calendar(calendar: &str) -> Result<()> {
     if let Some(line) = said.lines().next() {
         error = error.because(line);
     }
-    Err(error.hint(format!("for example --on-calendar '*-*-* 03:00:00'; systemd-analyze calendar '{calendar}'")))
+    Err(error.hint(format!("for example --on-calendar '*-*-* 03:00:00'; {try_it}")))
 }
 
 /// Whether units of this user run while nobody is logged in

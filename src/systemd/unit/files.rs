@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::Scope;
 use super::text::{Writer, writer};
 use crate::error::{Context, Error, Result};
 
@@ -141,7 +142,8 @@ fn look(path: &Path) -> Result<Option<String>> {
 
 /// Whose manager reads a unit file that lies there.
 fn systemctl_of(path: &Path) -> &'static str {
-    if path.starts_with("/etc/systemd/system") { "sudo systemctl" } else { "systemctl --user" }
+    let scope = if path.starts_with("/etc/systemd/system") { Scope::System } else { Scope::User };
+    scope.systemctl()
 }
 
 fn refuse_others(path: &Path, text: &str, force: Force) -> Result<()> {

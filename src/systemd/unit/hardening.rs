@@ -110,6 +110,6 @@ fn mounts(unit: &mut Text, setting: &Setting, is_root: bool) {
     };
     let all = setting.places.iter().chain(&needs.writes).filter(is_below_another);
     // One that is not there must not keep the unit from starting.
-    let paths: Vec<String> = all.filter_map(|path| listed(path)).map(|path| format!("-{path}")).collect();
+    let paths: Vec<String> = all.map(|path| format!("-{}", listed(path))).collect();
     unit.set_all("ReadWritePaths", &paths);
 }

@@ -22,13 +22,6 @@ pub fn names_of(name: &str) -> [String; 2] {
     [format!("belljar-{name}.timer"), job_name(name)]
 }
 
-fn systemctl(setting: &Setting) -> &'static str {
-    match setting.scope {
-        Scope::User => "systemctl --user",
-        Scope::System => "sudo systemctl",
-    }
-}
-
 fn wanted_by(setting: &Setting) -> &'static str {
     match setting.scope {
         Scope::User => "default.target",
@@ -52,7 +45,7 @@ pub fn host(setting: &Setting) -> [(String, String); 2] {
         .set("Restart", "on-failure");
     harden(&mut unit, setting);
     unit.section("Install").set("WantedBy", wanted_by(setting)).set("Also", SOCKET);
-    let service = (HOST.to_owned(), unit.finish(HOST, systemctl(setting)));
+    let service = (HOST.to_owned(), unit.finish(HOST, setting.scope.systemctl()));
 
     let mut unit = Text::default();
     unit.section("Unit")
@@ -70,7 +63,7 @@ pub fn host(setting: &Setting) -> [(String, String); 2] {
         .set("RemoveOnStop", "yes")
         .section("Install")
         .set("WantedBy", "sockets.target");
-    [service, (SOCKET.to_owned(), unit.finish(SOCKET, systemctl(setting)))]
+    [service, (SOCKET.to_owned(), unit.finish(SOCKET, setting.scope.systemctl()))]
 }
 
 /// `belljar@.service`: one run of the group that the instance names, with the
@@ -88,7 +81,7 @@ pub fn template(setting: &Setting) -> (String, String) {
         .set("TimeoutStartSec", "15min");
     harden(&mut unit, setting);
     unit.section("Install").set("WantedBy", wanted_by(setting));
-    (TEMPLATE.to_owned(), unit.finish(TEMPLATE, systemctl(setting)))
+    (TEMPLATE.to_owned(), unit.finish(TEMPLATE, setting.scope.systemctl()))
 }
 
 /// The unit of a named job; `arguments` are belljar's.
@@ -103,7 +96,7 @@ pub fn job(setting: &Setting, name: &str, arguments: &[String]) -> (String, Stri
         .set("TimeoutStartSec", "infinity");
     harden(&mut unit, setting);
     let name = job_name(name);
-    let text = unit.finish(&name, systemctl(setting));
+    let text = unit.finish(&name, setting.scope.systemctl());
     (name, text)
 }
 
@@ -137,7 +130,7 @@ pub fn timer(setting: &Setting, name: &str, schedule: &Schedule) -> (String, Str
     }
     unit.section("Install").set("WantedBy", "timers.target");
     let name = format!("belljar-{name}.timer");
-    let text = unit.finish(&name, systemctl(setting));
+    let text = unit.finish(&name, setting.scope.systemctl());
     (name, text)
 }
 

@@ -39,6 +39,14 @@ impl Scope {
         }
     }
 
+    /// systemctl(1) for it, as a person types it.
+    pub fn systemctl(self) -> &'static str {
+        match self {
+            Self::User => "systemctl --user",
+            Self::System => "sudo systemctl",
+        }
+    }
+
     /// As an option of systemctl(1) and of `belljar systemd`.
     pub fn option(self) -> &'static str {
         match self {
@@ -80,6 +88,16 @@ pub enum Manual {
 }
 
 impl Setting {
+    /// Refuses what no unit could hold.
+    pub fn check(&self) -> Result<()> {
+        self.places.iter().chain(&self.needs.writes).try_for_each(|path| check_listed(path))?;
+        match self.environment.iter().find(|(_, value)| value.contains('\n')) {
+            Some((name, _)) => Err(Error::refused(format!("{name} has a line break, which a unit cannot hold"))
+                .hint(format!("{name}=… belljar systemd …, with another value"))),
+            None => Ok(()),
+        }
+    }
+
     fn documentation(&self, pages: &[&str]) -> String {
         match self.manual {
             Manual::Pages => pages.iter().map(|page| format!("man:{page}(1)")).collect::<Vec<_>>().join(" "),
@@ -103,10 +121,21 @@ pub fn check_name(name: &str) -> Result<()> {
     )))
 }
 
-/// A path as it stands in a list of paths of a unit; `None` where systemd could
-/// not read it back.
-fn listed(path: &Path) -> Option<String> {
-    path.to_str().filter(|text| !text.contains(['\n', '"', '\\'])).map(text::quoted)
+/// Refuses a path that systemd could not read back from a list of paths.
+fn check_listed(path: &Path) -> Result<()> {
+    if path.to_str().is_some_and(|text| !text.contains(['\n', '"', '\\'])) {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{path:?} cannot stand in a unit"))
+        .because(
+            "it has a quotation mark, a backslash, a line break or what is not UTF-8, and ReadWritePaths= needs it",
+        )
+        .hint("give the directory another name"))
+}
+
+/// A path as it stands in a list of paths of a unit.
+fn listed(path: &Path) -> String {
+    text::quoted(&path.to_string_lossy())
 }
 
 /// The units of the package, by their place below contrib/systemd: for anybody,
