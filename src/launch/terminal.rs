@@ -45,9 +45,7 @@ impl RawMode {
             Err(_) => Self(None),
         }
     }
-}
 
-impl RawMode {
     fn restore(&mut self, when: OptionalActions) {
         if let Some(before) = self.0.take() {
             // Nothing more can be done when the terminal is gone.

@@ -44,6 +44,6 @@ example "A nightly job" 'enabled belljar-nightly.timer' '^hello$' 'belljar-night
     'removed .*belljar-nightly.timer'
 example "An agent for each chat group" 'the sales agent is at work' 'run of group sales ended: exited with 0' 'the support agent sees' '^group$'
 example "The host process, started by its socket" '"version":' '"stdout":"from the socket\\n1000\\n"' 'active \(running\)' 'removed .*belljar.socket'
-left=$(pgrep -a -x 'belljar|crun' || true)
+left=$(pgrep -u me -a -x 'belljar|crun' || true)
 [ -z "$left" ] || { echo "left: $left" && failed=1; }
 exit $failed

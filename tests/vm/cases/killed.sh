@@ -31,6 +31,8 @@ soon() {
 
 # A session that begins or ends has a directory of its own.
 mounted() { grep -v ' /run/user/[0-9]* ' /proc/self/mountinfo | sort; }
+# The suite runs beside this, as you.
+cgroups() { find /sys/fs/cgroup -type d -name '*belljar*' -not -path "*/user-$(id -u you).slice/*"; }
 # shellcheck disable=SC2317
 no_process() { ! pgrep -f "sleep $mark" >/dev/null && ! pgrep -f -- "--name $mark" >/dev/null; }
 # shellcheck disable=SC2317
@@ -41,7 +43,7 @@ for what in supervisor janitor-then-supervisor all-at-once; do
     number=$((number + 1))
     mark=77$$$number
     mounts=$(mounted)
-    cgroups=$(find /sys/fs/cgroup -type d -name '*belljar*')
+    cgroups=$(cgroups)
     project=$(find "$home/project" -ls)
     rm -f "$home/data/begun"
     setsid belljar run --name "$mark" --mount "$home/data:data:rw" -- \
@@ -76,7 +78,7 @@ for what in supervisor janitor-then-supervisor all-at-once; do
     status=$(belljar show "$mark" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["status"])')
     [ "$status" = interrupted ] || complain "$what: the receipt says $status"
     diff <(echo "$mounts") <(mounted) || complain "$what: mounts are left"
-    diff <(echo "$cgroups") <(find /sys/fs/cgroup -type d -name '*belljar*') || complain "$what: cgroups are left"
+    diff <(echo "$cgroups") <(cgroups) || complain "$what: cgroups are left"
     diff <(echo "$project") <(find "$home/project" -ls) || complain "$what: the project is not as it was"
     [ $failed -ne 0 ] || echo "$me, $what: ok"
 done
