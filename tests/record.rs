@@ -260,7 +260,8 @@ fn a_writer_that_is_killed_leaves_an_intact_beginning() {
     for _ in 0..6 {
         let jar = Jar::new();
         let said = in_children(&jar, "record", 1, |children| {
-            thread::sleep(Duration::from_millis(40 + dice.below(60)));
+            harness::eventually("it has begun", harness::SOON, || path(&dirs(&jar), "killed").exists());
+            thread::sleep(Duration::from_millis(dice.below(60)));
             children.iter_mut().for_each(|child| child.kill().expect("kill"));
         });
         let text = fs::read(path(&dirs(&jar), "killed")).expect("read");

@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A name that the agent holds at that moment stays as it was, so names are
 /// dropped more than once after a change.
 const AGAIN: u32 = 4;
+/// And after these, for one that is always held when it is looked at.
+const LATER: [Duration; 3] = [Duration::from_millis(400), Duration::from_secs(1), Duration::from_secs(3)];
 /// Without watches (limits of inotify(7)) names are dropped this often.
 const BLIND: Duration = Duration::from_millis(500);
 
@@ -109,13 +111,25 @@ impl Watcher {
         if !refresh(watched.iter().map(|mount| mount.index), channel) {
             return;
         }
+        let mut changed = BTreeSet::new();
+        let mut later = LATER.iter();
         loop {
+            let patience = match later.next() {
+                Some(pause) if !changed.is_empty() => PollTimeout::try_from(*pause).unwrap_or(PollTimeout::NONE),
+                _ => {
+                    changed.clear();
+                    PollTimeout::NONE
+                }
+            };
             let mut wait = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut wait, PollTimeout::NONE).is_err_and(|errno| errno != Errno::EINTR) {
-                return refresh_blindly(watched, channel);
+            match poll(&mut wait, patience) {
+                Ok(0) if refresh(changed.iter().copied(), channel) => continue,
+                Ok(0) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return refresh_blindly(watched, channel),
             }
             thread::sleep(SETTLE);
-            let mut changed = BTreeSet::new();
+            later = LATER.iter();
             for _ in 0..AGAIN {
                 match self.drain(watched) {
                     Ok(more) => changed.extend(more),

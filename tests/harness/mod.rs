@@ -157,7 +157,9 @@ impl Jar {
         jar.write("project/.env", &format!("TOKEN={SECRET}\n"));
         jar.write("project/README.md", "an example\n");
         jar.write("project/src/main.rs", "fn main() {}\n");
+        // What git's template brings besides is a dozen examples.
         jar.git(&["init", "-q", "-b", "main", "--template="]);
+        fs::create_dir(jar.path("project/.git/hooks")).expect("make a directory");
         jar.write("project/.gitignore", ".env\n");
         jar.git(&["add", "-A"]);
         // Nobody's housekeeping: it starts two more programs.
