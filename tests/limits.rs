@@ -136,7 +136,8 @@ fn a_disk_limit_is_in_whole_pages() {
 #[test]
 fn what_the_agent_has_closed_fills_the_disk_too() {
     let jar = Jar::new();
-    let script = "mkdir d && head -c 60m /dev/zero >d/full; sync; chmod 0 d; sleep 86397.43";
+    // More than the other tests can free meanwhile, which would hide it.
+    let script = "mkdir d && fallocate -l 300m d/full; chmod 0 d; sleep 86397.43";
     let outcome = jar.run(&["--disk", "10m"], &["sh", "-c", script]);
     ended(&jar, outcome, 137, "disk limit", &["disk"]);
     // For whoever removes it.
@@ -153,8 +154,8 @@ fn a_process_that_nobody_may_look_into_fills_the_disk_too() {
 import ctypes, os, time
 ctypes.CDLL(None).prctl(4, 0)
 file = os.open('/workspace/group', os.O_TMPFILE | os.O_WRONLY)
-for _ in range(60): os.write(file, bytes(1 << 20))
-time.sleep(30)
+os.posix_fallocate(file, 0, 300 << 20)
+time.sleep(50)
 ";
     let outcome = jar.run(&["--disk", "20m"], &["/usr/bin/python3", "-c", agent]);
     ended(&jar, outcome, 137, "disk limit", &["disk"]);
@@ -199,7 +200,7 @@ time.sleep(30)
     // What other tests write meanwhile counts too.
     let outcome = jar.run(&["--disk", "4g"], &["true"]).success();
     outcome.says(&["more than 256 levels deep", "whatever the file system loses"]);
-    let fill = "cd $(find . -mindepth 250 -maxdepth 250) && head -c 40m /dev/zero >more; sync; sleep 30";
+    let fill = "cd $(find . -mindepth 250 -maxdepth 250) && fallocate -l 300m more; sleep 50";
     let outcome = jar.run(&["--disk", "10m"], &["sh", "-c", fill]);
     ended(&jar, outcome, 137, "disk limit", &["disk"]);
 }

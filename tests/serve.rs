@@ -181,9 +181,11 @@ fn without_a_journal_it_says_on_stderr_what_happens() {
     let host = Host::start(&[]);
     let (_, answer) = host.run(&json!({"command": ["sh", "-c", "exit 3"]}));
     let run = answer["run"].as_str().expect("an id").to_owned();
+    assert_eq!(host.run(&json!({"group": "nobody", "command": ["true"]})).0, 422);
     host.live.signal(Signal::SIGTERM);
     let said = host.live.wait().success();
     said.says(&[
+        "[event=refused group=nobody]",
         "belljar: serves on ",
         &format!(
             "belljar: run of group main ended: exited with 3 [event=ended run={run} group=main cause=\"exited with 3\"]"

@@ -189,6 +189,8 @@ fn what_no_unit_could_hold_or_start_is_refused() {
         finish(command, b"").exits(125)
     };
     with("PATH", "/usr/bin\n:/bin").says(&["PATH has a line break"]);
+    let delay = ["--name", "n", "--on-calendar", "daily", "--randomized-delay", "99999999999h", "--", "true"];
+    units.write("timer", &delay).exits(2).says(&["more than a year"]);
     for name in ["a\"b", "a\\b", "a\nb"] {
         with("BELLJAR_HOME", &units.jar.text(name)).says(&["cannot stand in a unit", "ReadWritePaths="]);
     }

@@ -10,6 +10,9 @@ use crate::error::{Context, Error, Result};
 use crate::systemd::install::{Installation, Job, Wanted};
 use crate::systemd::unit::{Force, Schedule, Scope, check_calendar, check_name};
 
+/// More than systemd can count is ignored there (systemd.time(7)); nobody means it.
+const LONGEST_DELAY: std::time::Duration = std::time::Duration::from_secs(366 * 24 * 3600);
+
 /// Write systemd units: for the host process, for runs of groups, for named jobs and their timers.
 ///
 /// The units are hardened, say why each directive is there, and are told apart
@@ -185,6 +188,10 @@ impl Timer {
             persistent: self.persistent,
             randomized_delay: self.randomized_delay.map(|delay| delay.as_secs().max(1)),
         };
+        if let Some(delay) = self.randomized_delay.filter(|delay| *delay > LONGEST_DELAY) {
+            return Err(Error::usage(format!("--randomized-delay of {} s: more than a year", delay.as_secs()))
+                .hint("for example --randomized-delay 30m"));
+        }
         let installation = self.place.installation(self.options.take_user())?;
         // Without a run of its own it is for a job that is there.
         let run = match self.options.names_a_run() {

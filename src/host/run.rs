@@ -107,10 +107,18 @@ async fn drain(stream: Option<impl AsyncRead + Unpin>) {
 
 /// Runs it to its end.
 pub async fn carry_out(host: &Rc<Host>, asked: Asked) -> Told {
-    match begin(host, &asked).await {
-        Ok(told) => told,
-        Err(error) => Told::Failed(error),
+    let told = begin(host, &asked).await.unwrap_or_else(Told::Failed);
+    let said = match &told {
+        // A run tells the journal itself.
+        Told::Refused { message, .. } if !host.events.are_in_journal() => Some(("refused", message)),
+        Told::Failed(error) => Some(("failed", &error.what)),
+        _ => None,
+    };
+    if let Some((event, message)) = said {
+        let group = asked.group.as_deref().unwrap_or(crate::config::MAIN);
+        host.events.tell(event, Priority::Error, message, &[("GROUP", group.into())]);
     }
+    told
 }
 
 async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {

@@ -28,6 +28,7 @@ pub fn find(step: Step, errno: Errno, facts: &Facts, refused: &[(&str, Errno)]) 
         Errno::ENOSPC | Errno::EUSERS if makes => vec![used_up(facts, refused)],
         Errno::ENOSYS | Errno::EINVAL if makes => vec![missing(facts, refused)],
         Errno::ENODEV | Errno::EPERM if step == Step::Overlay => vec![no_overlay(errno)],
+        Errno::ENOSYS if facts.filtered && step.call().is_some() => vec![filter(step, facts, refused)],
         Errno::EAGAIN if step == Step::Threads => vec![no_more_threads()],
         Errno::EPERM | Errno::EACCES => forbidden(step, errno, facts, refused),
         _ => Vec::new(),

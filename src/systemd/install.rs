@@ -2,11 +2,11 @@
 //! written, then the manager is told.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
 
-use super::job::{make_places, needs_of_configuration, needs_of_run, own_places};
+use super::job::{is_in_shared_tmp, make_places, needs_of_configuration, needs_of_run, own_places};
 use super::unit::{self, Change, Control, Force, Needs, Planned, Schedule, Scope, Setting};
 use crate::config::{Caller, Config, Dirs, KeySource, MAIN};
 use crate::error::{Context, Error, Result};
@@ -93,12 +93,13 @@ impl Installation {
 
     fn setting(&self, needs: Needs) -> Result<Setting> {
         let program = std::env::current_exe().step(|| "find belljar's own file".to_owned())?;
+        let needs = Needs { shared_tmp: needs.shared_tmp || is_in_shared_tmp(&program), ..needs };
         let setting = Setting {
             scope: self.scope,
             user: self.user.as_ref().map(|user| user.name.clone()),
             places: own_places(self.user.as_ref(), &self.dirs),
             program,
-            environment: self.environment(),
+            environment: self.environment()?,
             needs,
             manual: unit::find_manual(),
             credential: self.credential()?,
@@ -109,11 +110,23 @@ impl Installation {
 
     /// The variables that decide what belljar finds where, as they are now: a
     /// service manager has its own PATH, and knows nothing of a shell's.
-    fn environment(&self) -> Vec<(String, String)> {
+    fn environment(&self) -> Result<Vec<(String, String)>> {
         let own: &[&str] =
             if self.user.is_some() { &[] } else { &["BELLJAR_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] };
-        let set = own.iter().chain(&["PATH"]).filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-        set.filter(|(_, value)| !value.is_empty()).collect()
+        let mut environment = Vec::new();
+        for name in own.iter().chain(&["PATH"]) {
+            let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { continue };
+            // A relative one counts for nothing (XDG Base Directory Specification).
+            if name.starts_with("XDG_") && Path::new(&value).is_relative() {
+                continue;
+            }
+            let value = value.into_string().map_err(|_| {
+                Error::refused(format!("{name} is not UTF-8, which a unit cannot hold"))
+                    .hint(format!("{name}=… belljar systemd …, with another value"))
+            })?;
+            environment.push(((*name).to_owned(), value));
+        }
+        Ok(environment)
     }
 
     /// The credential that the unit is to load, where its manager can decrypt it.

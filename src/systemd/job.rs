@@ -75,8 +75,13 @@ fn needs_of_plan(plan: &Value) -> Needs {
     needs
 }
 
+/// Whether a path lies where PrivateTmp= puts something else.
+pub fn is_in_shared_tmp(path: &Path) -> bool {
+    SHARED_TMP.iter().any(|place| path.starts_with(place))
+}
+
 fn add(needs: &mut Needs, path: &Path, is_written: bool) {
-    needs.shared_tmp |= SHARED_TMP.iter().any(|place| path.starts_with(place));
+    needs.shared_tmp |= is_in_shared_tmp(path);
     if is_written && !needs.writes.iter().any(|known| path.starts_with(known)) {
         needs.writes.push(path.to_owned());
     }

@@ -282,7 +282,29 @@ fn pids() -> Vec<u32> {
         .collect()
 }
 
-/// Processes whose command line holds `mark`.
+/// Whether a process of this host id can be one of the caller's runs: another user
+/// may run the same tests at the same time.
+fn can_be_own(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+    let Some(uid): Option<u32> = uid else { return false };
+    let own = nix::unistd::geteuid();
+    if own.is_root() {
+        return uid == 0 || uid >= super::RESERVED_IDS;
+    }
+    let name = nix::unistd::User::from_uid(own).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let is_subordinate = ranges.lines().any(|line| {
+        let mut fields = line.split(':');
+        let owner = fields.next().unwrap_or_default();
+        let numbers: Vec<u32> = fields.filter_map(|field| field.parse().ok()).collect();
+        let [first, count] = numbers[..] else { return false };
+        (owner == name || owner == own.to_string()) && (first..first.saturating_add(count)).contains(&uid)
+    });
+    uid == own.as_raw() || is_subordinate
+}
+
+/// Processes of the caller's runs whose command line holds `mark`.
 pub fn processes_with(mark: &str) -> Vec<u32> {
     pids()
         .into_iter()
@@ -290,6 +312,7 @@ pub fn processes_with(mark: &str) -> Vec<u32> {
             fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.windows(mark.len()).any(|window| window == mark.as_bytes()))
         })
+        .filter(|pid| can_be_own(*pid))
         .collect()
 }
 
