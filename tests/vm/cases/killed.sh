@@ -78,7 +78,7 @@ for what in supervisor janitor-then-supervisor all-at-once; do
     status=$(belljar show "$mark" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["status"])')
     [ "$status" = interrupted ] || complain "$what: the receipt says $status"
     diff <(echo "$mounts") <(mounted) || complain "$what: mounts are left"
-    [ "$(cgroups)" = "$cgroups" ] || complain "$what: cgroups are left"
+    [ "$(cgroups)" = "$cgroups" ] || complain "$what: cgroups are left: $(diff <(echo "$cgroups") <(cgroups))"
     diff <(echo "$project") <(find "$home/project" -ls) || complain "$what: the project is not as it was"
     [ $failed -ne 0 ] || echo "$me, $what: ok"
 done
