@@ -67,6 +67,7 @@ impl Walk {
     /// no name any more.
     pub fn processes(&mut self, launcher: Pid) -> std::result::Result<(), String> {
         let mut looked = 0;
+        let depth = namespaces_of(&status(launcher, launcher)).len();
         let mut tables = Tables::default();
         each_below(launcher, |process, threads| {
             // Threads may have tables of their own (clone(2), CLONE_FILES), and the first one may be gone.
@@ -76,7 +77,9 @@ impl Walk {
                 match fs::read_dir(format!("/proc/{process}/task/{thread}/fd")) {
                     Ok(entries) => paths.extend(entries.flatten().map(|entry| entry.path())),
                     // An ordinary user's process can close itself to its user (prctl(2), PR_SET_DUMPABLE).
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_init(process) => {
+                    Err(error)
+                        if error.kind() == io::ErrorKind::PermissionDenied && has_closed(process, *thread, depth) =>
+                    {
                         self.tally.closed += 1;
                     }
                     // It has ended.
@@ -168,11 +171,25 @@ impl Tables {
     }
 }
 
-/// Whether it is PID 1 of its namespace (proc_pid_status(5), NSpid): belljar's own,
-/// which is closed to others. The agent can make no such namespace.
-fn is_init(process: Pid) -> bool {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"))
+/// Whether a thread that nobody may look into has memory, and so is not about to
+/// end, and is the agent's: in the container's process namespace, deeper than the
+/// launcher's, in which PID 1 is belljar's own.
+fn has_closed(process: Pid, thread: Pid, depth: usize) -> bool {
+    let status = status(process, thread);
+    let ids = namespaces_of(&status);
+    ids.len() > depth && ids.last() != Some(&"1") && status.lines().any(|line| line.starts_with("VmSize:"))
+}
+
+fn status(process: Pid, thread: Pid) -> String {
+    fs::read_to_string(format!("/proc/{process}/task/{thread}/status")).unwrap_or_default()
+}
+
+/// The ids in each process namespace, outermost first (proc_pid_status(5), NSpid).
+fn namespaces_of(status: &str) -> Vec<&str> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))
+        .map_or_else(Vec::new, |ids| ids.split_whitespace().collect())
 }
 
 fn is_directory(stat: &FileStat) -> bool {
