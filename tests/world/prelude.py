@@ -23,8 +23,8 @@ def rest(stream, limit=1 << 20):
                 break
             data += piece
             # On a slow machine it is the first answer that takes long.
-            if SLOW > 4 and stream.gettimeout():
-                stream.settimeout(max(1.5, stream.gettimeout() / 4) if len(data) == len(piece) else stream.gettimeout())
+            if SLOW > 4 and stream.gettimeout() and len(data) == len(piece):
+                stream.settimeout(max(1.5, stream.gettimeout() / 4))
     except (OSError, ssl.SSLError) as error:
         if not data:
             return ('%s: %s' % (type(error).__name__, error)).encode()
