@@ -261,6 +261,20 @@ fn saves_in_a_directory_that_came_while_the_run_began_are_seen_too() {
 }
 
 #[test]
+fn a_save_of_what_the_agent_held_while_the_run_began_is_seen_when_it_lets_go() {
+    let jar = Jar::new();
+    jar.write("project/held", "1");
+    let script = "cd /workspace/project; exec 3<held; echo ready; sleep 0.7; exec 3<&-; \
+        until [ \"$(cat held)\" = 2 ]; do sleep 0.01; done";
+    let live = jar.start(&[], &["sh", "-c", script]);
+    live.wait_for("ready");
+    // Before belljar begins to watch, so that no event tells of it.
+    let path = jar.write("project/held.saving", "2");
+    fs::rename(path, jar.path("project/held")).expect("rename it");
+    live.wait().success();
+}
+
+#[test]
 fn a_socket_or_fifo_that_appears_during_the_run_is_out_of_reach() {
     let jar = Jar::new();
     jar.install_probe();

@@ -107,40 +107,42 @@ impl Watcher {
     }
 
     fn run(&mut self, watched: &[Watched], channel: &Channel) {
-        // What changed between the plan and the first watch.
-        if !refresh(watched.iter().map(|mount| mount.index), channel) {
-            return;
-        }
-        let mut changed = BTreeSet::new();
-        let mut later = LATER.iter();
+        // What changed between the plan and the first watch may be anywhere.
+        let mut changed: BTreeSet<usize> = watched.iter().map(|mount| mount.index).collect();
         loop {
-            let patience = match later.next() {
-                Some(pause) if !changed.is_empty() => PollTimeout::try_from(*pause).unwrap_or(PollTimeout::NONE),
-                _ => {
-                    changed.clear();
-                    PollTimeout::NONE
-                }
-            };
-            let mut wait = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut wait, patience) {
-                Ok(0) if refresh(changed.iter().copied(), channel) => continue,
-                Ok(0) => return,
-                Ok(_) | Err(Errno::EINTR) => {}
+            match self.answer(&mut changed, watched, channel) {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(_) => return refresh_blindly(watched, channel),
             }
-            thread::sleep(SETTLE);
-            later = LATER.iter();
-            for _ in 0..AGAIN {
-                match self.drain(watched) {
-                    Ok(more) => changed.extend(more),
+            let mut later = LATER.iter();
+            loop {
+                let pause = later.next().and_then(|pause| PollTimeout::try_from(*pause).ok());
+                if pause.is_none() {
+                    changed.clear();
+                }
+                let mut wait = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut wait, pause.unwrap_or(PollTimeout::NONE)) {
+                    Ok(0) if refresh(changed.iter().copied(), channel) => {}
+                    Ok(0) => return,
+                    Ok(_) | Err(Errno::EINTR) => break,
                     Err(_) => return refresh_blindly(watched, channel),
                 }
-                if !refresh(changed.iter().copied(), channel) {
-                    return;
-                }
-                thread::sleep(PAUSE);
             }
+            thread::sleep(SETTLE);
         }
+    }
+
+    /// Drops the names of what changed, a few times; whether there is a launcher.
+    fn answer(&mut self, changed: &mut BTreeSet<usize>, watched: &[Watched], channel: &Channel) -> nix::Result<bool> {
+        for _ in 0..AGAIN {
+            changed.extend(self.drain(watched)?);
+            if !refresh(changed.iter().copied(), channel) {
+                return Ok(false);
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(true)
     }
 
     /// The places of the mounts in which something changed; new directories are
