@@ -16,6 +16,11 @@ pub const EXIT_TIMEOUT: u8 = 124;
 /// Exit code for a command line that cannot be understood (clap's).
 pub const EXIT_USAGE: u8 = 2;
 
+/// How an error begins where it is printed, each of its causes, and its hint.
+const PRINTED: &str = "belljar: error: ";
+const PRINTED_CAUSE: &str = "  because: ";
+const PRINTED_HINT: &str = "hint: ";
+
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -68,6 +73,20 @@ impl Error {
         self
     }
 
+    /// What another belljar printed, as it was there ([`Display`]); none where it printed no error.
+    pub fn read_back(printed: &str) -> Option<Self> {
+        let mut lines = printed.lines().skip_while(|line| !line.starts_with(PRINTED));
+        let mut error = Self::refused(lines.next()?.strip_prefix(PRINTED)?);
+        for line in lines {
+            if let Some(cause) = line.strip_prefix(PRINTED_CAUSE) {
+                error = error.because(cause);
+            } else if let Some(hint) = line.strip_prefix(PRINTED_HINT) {
+                return Some(error.hint(hint));
+            }
+        }
+        Some(error)
+    }
+
     /// Adds what a person can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -88,12 +107,12 @@ impl Display for Error {
     /// `belljar: error: …`, the causes, then the hint; control characters of
     /// whatever was quoted are escaped, because a terminal obeys them.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "belljar: error: {}", printable(&self.what))?;
+        write!(out, "{PRINTED}{}", printable(&self.what))?;
         for cause in &self.causes {
-            write!(out, "\n  because: {}", printable(cause))?;
+            write!(out, "\n{PRINTED_CAUSE}{}", printable(cause))?;
         }
         if let Some(hint) = &self.hint {
-            write!(out, "\nhint: {}", printable(hint))?;
+            write!(out, "\n{PRINTED_HINT}{}", printable(hint))?;
         }
         Ok(())
     }

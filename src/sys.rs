@@ -120,6 +120,18 @@ pub fn enter_cgroup(command: &mut Command, procs: OwnedFd) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Takes over what [`pass_as_descriptor_3`] gave. What this process has opened by
+/// itself is closed on exec, and is not taken for it.
+pub fn take_descriptor_3() -> Option<OwnedFd> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    // SAFETY: it is only looked at, and need not be open.
+    let given = unsafe { BorrowedFd::borrow_raw(3) };
+    if fcntl(given, FcntlArg::F_GETFD) != Ok(0) || fcntl(given, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
+        return None;
+    }
+    Some(own(3))
+}
+
 /// Makes `command` start in a cgroup namespace of its own, with the cgroup that
 /// it is in then as its root (cgroup_namespaces(7)).
 pub fn unshare_cgroups(command: &mut Command) {

@@ -48,6 +48,7 @@ impl Refusal {
             "threads",
             "namespaces",
             "id maps",
+            "ids",
             "private mounts",
             "tmpfs",
             "proc",
@@ -221,11 +222,52 @@ fn a_filter_that_refuses_one_call() {
     for (rule, step, cause) in [
         ("pivot_root", "own root", "refuses pivot_root"),
         ("setns", "entering namespaces", "refuses setns"),
+        ("setresuid", "ids", "refuses setresuid or setresgid"),
         ("clone3", "threads", "refuses clone3"),
     ] {
         let refusal = Refusal::below(&jar, &words(&filtered(rule, "EPERM")));
         refusal.is(step, &["EPERM", "seccomp filter", cause], &["seccomp=unconfined"]);
     }
+}
+
+/// What none of the steps tries, the trial run does, and both say the same.
+#[test]
+fn a_filter_that_refuses_a_call_that_only_a_run_makes() {
+    let jar = Jar::new();
+    for call in [
+        "unshare",
+        "umount2",
+        "sethostname",
+        "seccomp",
+        "open_tree",
+        "move_mount",
+        "mount_setattr",
+        "pidfd_open",
+        "memfd_create",
+        "prlimit64",
+        "socketpair",
+    ] {
+        for errno in ["EPERM", "ENOSYS"] {
+            let around = filtered(call, errno);
+            let doctor = below(&jar, &words(&around), &["doctor", "--json"]).exits(1).json();
+            let missing: Vec<_> =
+                doctor.as_array().expect("a list").iter().filter(|finding| finding["state"] == "missing").collect();
+            let [missing] = missing[..] else { panic!("{call} {errno}: {missing:#?}") };
+            assert_eq!(missing["name"], "a trial run", "{call} {errno}");
+            let run = below(&jar, &words(&around), &["run", "--", "touch", "/workspace/group/ran"]).exits(125);
+            let (said, found) = (run.err(), missing["found"].as_str().expect("a text"));
+            let cause = said.lines().filter_map(|line| line.strip_prefix("  because: ")).next_back().expect("a cause");
+            assert!(cause.contains("seccomp filter") && found.ends_with(cause), "{call} {errno}: {found}\n{said}");
+            let mend = missing["mend"].as_str().expect("a text");
+            assert!(said.ends_with(&format!("hint: {mend}\n")), "{call} {errno}: {mend}\n{said}");
+            assert!(mend.contains("seccomp=unconfined") || mend.contains("SystemCallFilter="), "{mend}");
+            assert!(!jar.group("main").join("ran").exists(), "the agent ran");
+            assert!(jar.live_runs().is_empty());
+        }
+    }
+    // What a run can do without it does without.
+    let outcome = below(&jar, &words(&filtered("inotify_init1", "EPERM")), &["run", "--", "echo", "ran"]).success();
+    assert_eq!(outcome.out(), "ran\n");
 }
 
 /// The kernel of Ubuntu makes a user namespace for a program without a profile,

@@ -185,13 +185,37 @@ fn without_a_journal_it_says_on_stderr_what_happens() {
     host.live.signal(Signal::SIGTERM);
     let said = host.live.wait().success();
     said.says(&[
-        "[event=refused group=nobody]",
+        "[group=nobody event=refused exit_code=125 hint=",
         "belljar: serves on ",
         &format!(
-            "belljar: run of group main ended: exited with 3 [event=ended run={run} group=main cause=\"exited with 3\"]"
+            "belljar: run of group main ended: exited with 3 \
+             [run={run} group=main event=ended exit_code=3 cause=\"exited with 3\"]"
         ),
         "belljar: serves no longer",
     ]);
+}
+
+#[test]
+fn events_of_runs_are_in_its_log_and_not_in_the_agents_stderr() {
+    let jar = Jar::new();
+    let host = Host::start_in(jar, &[], &[]);
+    let config = format!("[group.main]\nproject = \"{}\"\n[log]\nto = \"json\"\n", host.jar.project().display());
+    host.jar.write("belljar/config/config.toml", &config);
+    let (_, answer) = host.run(&json!({"command": ["sh", "-c", "echo mine >&2; ls /proc/self/fd"]}));
+    assert_eq!(answer["stderr"], "mine\n", "{answer}");
+    assert_eq!(answer["stdout"], "0\n1\n2\n3\n", "and ls has the directory as its fourth");
+    // Nobody waits for the answer of this one.
+    let mut stream = UnixStream::connect(socket(&host.jar)).expect("connect");
+    let body = json!({"name": "lost", "command": ["sleep", "60"]}).to_string();
+    write!(stream, "POST /runs HTTP/1.1\r\nHost: b\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("ask");
+    let began = |text: &str| text.contains("\"name\":\"lost\"") && text.contains("\"event\":\"started\"");
+    eventually("it begins", 2 * SOON, || host.live.so_far_err().lines().any(began));
+    drop(stream);
+    let ended = |run: &str, line: &str| line.contains("\"event\":\"ended\"") && line.contains(run);
+    let said = host.live.so_far_err();
+    let started = said.lines().find(|line| began(line)).expect("it began");
+    let run = serde_json::from_str::<Value>(started).expect("JSON")["run"].as_str().expect("an id").to_owned();
+    eventually("it ends", 3 * SOON, || host.live.so_far_err().lines().any(|line| ended(&run, line)));
 }
 
 #[test]

@@ -85,6 +85,11 @@ pub struct PlanOptions {
 }
 
 impl PlanOptions {
+    /// Whose agent it is.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
     /// What was typed. Becomes another user first, where that was asked for.
     pub fn request(self) -> Result<Request> {
         if let Some(name) = &self.as_user {
@@ -92,7 +97,9 @@ impl PlanOptions {
             start_over_as(name, &passed_on.collect::<Vec<_>>())?;
         }
         if self.command.iter().any(|part| part.contains('\0')) {
-            return Err(Error::refused("the command holds a NUL byte"));
+            return Err(
+                Error::refused("the command holds a NUL byte").hint("leave it out: no command line can hold one")
+            );
         }
         Ok(Request {
             group: self.group,

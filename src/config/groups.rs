@@ -50,12 +50,13 @@ impl FromStr for GroupName {
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         if !good {
             return Err(Error::refused(format!("`{name}` is not a group name"))
-                .because("a name has 1 to 64 letters, digits, _ and -, and begins with a letter or digit"));
+                .because("a name has 1 to 64 letters, digits, _ and -, and begins with a letter or digit")
+                .hint("belljar group list shows those that are there"));
         }
         if name.eq_ignore_ascii_case(GLOBAL) {
-            return Err(
-                Error::refused("`global` is not a group name").because("it is the directory that all groups read")
-            );
+            return Err(Error::refused("`global` is not a group name")
+                .because("it is the directory that all groups read")
+                .hint("belljar group list shows those that are there"));
         }
         Ok(Self(name.to_owned()))
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Finding, State};
+use super::{Finding, State, said};
 use crate::config::{Caller, Config, Dirs, Provider};
 use crate::error::Error;
 use crate::gateway::Roots;
@@ -13,12 +13,6 @@ use crate::vault::Vault;
 
 pub fn examine(caller: &Caller, dirs: &Dirs) -> Vec<Finding> {
     vec![authorities(caller, dirs), policy(dirs), secrets(dirs), open()]
-}
-
-/// An error in one line.
-fn said(error: &Error) -> String {
-    let causes = error.causes.iter().map(|cause| format!(": {cause}"));
-    std::iter::once(error.what.clone()).chain(causes).collect()
 }
 
 fn finding(name: &str, found: Result<String, (State, Error)>, matters: &str) -> Finding {

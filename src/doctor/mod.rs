@@ -5,10 +5,12 @@ mod gateway;
 mod host;
 mod namespaces;
 mod runtime;
+mod trial;
 
 use serde::Serialize;
 
 use crate::config::{Caller, Dirs};
+use crate::error::Error;
 
 /// Whether what was examined is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,6 +51,12 @@ impl Finding {
     }
 }
 
+/// An error in one line.
+fn said(error: &Error) -> String {
+    let causes = error.causes.iter().map(|cause| format!(": {cause}"));
+    std::iter::once(error.what.clone()).chain(causes).collect()
+}
+
 /// Examines everything, in the order in which a run needs it.
 pub fn examine(caller: &Caller, dirs: &Dirs) -> Vec<Finding> {
     let mut findings = vec![host::kernel(), host::caller(caller)];
@@ -59,5 +67,9 @@ pub fn examine(caller: &Caller, dirs: &Dirs) -> Vec<Finding> {
     findings.push(host::subordinate_ids(caller));
     findings.push(host::watches());
     findings.push(host::directories(dirs));
+    // With something missing it fails for that, which is said already.
+    if findings.iter().all(|finding| finding.state != State::Missing) {
+        findings.push(trial::examine(dirs));
+    }
     findings
 }

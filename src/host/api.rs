@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
@@ -84,9 +84,14 @@ fn stop(host: &Host, run: &str) -> Answer {
 async fn start(host: &Rc<Host>, request: Request<Incoming>) -> Answer {
     let body = match Limited::new(request.into_body(), LONGEST).collect().await {
         Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("the body is longer than {} MiB", LONGEST >> 20);
+            let hint = "put long input into a file of the group's, and tell the agent its name";
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, &message, Some(hint));
+        }
         Err(error) => {
-            let message = format!("the body cannot be read, or is longer than {} MiB: {error}", LONGEST >> 20);
-            return refusal(StatusCode::PAYLOAD_TOO_LARGE, &message, None);
+            let hint = "curl --data-binary @FILE sends a body as HTTP has it";
+            return refusal(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"), Some(hint));
         }
     };
     let asked: Asked = match serde_json::from_slice(&body) {
@@ -97,7 +102,11 @@ async fn start(host: &Rc<Host>, request: Request<Incoming>) -> Answer {
         }
     };
     if host.stopping.get() {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the host process is being stopped", None);
+        return refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the host process is being stopped",
+            Some("try again when it is back"),
+        );
     }
     let Ok(place) = host.places.try_acquire() else {
         let message = format!("{} runs are going on, as many as may", host.most_runs);

@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::Host;
+use crate::config::MAIN;
 use crate::error::{Context, EXIT_REFUSED, Error, Result};
-use crate::journal::{Events, Priority};
+use crate::journal::{Priority, give_log};
 use crate::sys;
 
 /// Of each stream so many bytes are kept; what follows is read and dropped.
@@ -38,6 +39,12 @@ pub struct Asked {
     stdin: Option<String>,
     /// The run's name.
     name: Option<String>,
+}
+
+impl Asked {
+    fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or(MAIN)
+    }
 }
 
 /// How it ended.
@@ -108,29 +115,24 @@ async fn drain(stream: Option<impl AsyncRead + Unpin>) {
 /// Runs it to its end.
 pub async fn carry_out(host: &Rc<Host>, asked: Asked) -> Told {
     let told = begin(host, &asked).await.unwrap_or_else(Told::Failed);
-    let said = match &told {
-        // A run tells the journal itself.
-        Told::Refused { message, .. } if !host.events.are_in_journal() => Some(("refused", message)),
-        Told::Failed(error) => Some(("failed", &error.what)),
-        _ => None,
-    };
-    if let Some((event, message)) = said {
-        let group = asked.group.as_deref().unwrap_or(crate::config::MAIN);
-        host.events.tell(event, Priority::Error, message, &[("GROUP", group.into())]);
+    // What became of a run that was started, the run itself tells.
+    if let Told::Failed(error) = &told {
+        host.events.tell("failed", Priority::Error, &error.what, &[("GROUP", asked.group().into())]);
     }
     told
 }
 
 async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
     if asked.command.iter().chain(&asked.group).chain(&asked.name).any(|word| word.contains('\0')) {
-        return Ok(Told::Refused { message: "a NUL byte in the command, group or name".to_owned(), hint: None });
+        let message = "a NUL byte in the command, group or name".to_owned();
+        return Ok(Told::Refused { message, hint: Some("leave \\u0000 out of the body".to_owned()) });
     }
     // In memory: what is on disk would stay when this process is killed.
     let step = || "make a place for the receipt".to_owned();
     let mut receipt = File::from(memfd_create("receipt", MemfdFlags::CLOEXEC).step(step)?);
     let mut command = Command::new(&host.program);
     command.args(["run", "--no-tty"]);
-    command.arg(format!("--group={}", asked.group.as_deref().unwrap_or(crate::config::MAIN)));
+    command.arg(format!("--group={}", asked.group()));
     command.arg(format!("--receipt=/proc/{}/fd/{}", std::process::id(), receipt.as_raw_fd()));
     if let Some(name) = &asked.name {
         command.arg(format!("--name={name}"));
@@ -142,6 +144,7 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
         command.env_remove(variable);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    give_log(command.as_std_mut()).step(|| "give the run this process's log".to_owned())?;
     // The runs of a host process that was killed end with it, as they do in its unit.
     sys::end_with_parent(command.as_std_mut(), Signal::SIGTERM);
     let mut child = command.spawn().step(|| "start belljar run".to_owned())?;
@@ -167,9 +170,6 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
         return Ok(refused(&stderr.0));
     }
     let field = |name: &str| receipt.get(name).cloned().unwrap_or_default();
-    if !host.events.are_in_journal() {
-        tell_end(&host.events, &receipt);
-    }
     Ok(Told::Ended(Box::new(Ended {
         run: field("run"),
         exit_code: field("exit_code"),
@@ -181,21 +181,15 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
     })))
 }
 
-fn tell_end(events: &Events, receipt: &Value) {
-    let text = |name: &str| receipt[name].as_str().unwrap_or_default();
-    let message = format!("run of group {} ended: {}", text("group"), text("cause"));
-    let more = [("RUN", text("run").into()), ("GROUP", text("group").into()), ("CAUSE", text("cause").into())];
-    events.tell("ended", Priority::Info, &message, &more);
-}
-
 /// What `belljar run` printed instead of running.
 fn refused(stderr: &str) -> Told {
-    let what = stderr.lines().find_map(|line| line.strip_prefix("belljar: error: "));
-    let causes = stderr.lines().filter_map(|line| line.trim_start().strip_prefix("because: "));
-    let message =
-        std::iter::once(what.unwrap_or_else(|| stderr.trim())).chain(causes).collect::<Vec<_>>().join("; because: ");
-    let hint = stderr.lines().find_map(|line| line.strip_prefix("hint: ")).map(str::to_owned);
-    Told::Refused { message, hint }
+    match Error::read_back(stderr) {
+        Some(error) => {
+            let all: Vec<String> = std::iter::once(error.what).chain(error.causes).collect();
+            Told::Refused { message: all.join("; because: "), hint: error.hint }
+        }
+        None => Told::Refused { message: stderr.trim().to_owned(), hint: None },
+    }
 }
 
 /// The beginning of a stream.

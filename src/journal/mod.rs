@@ -8,19 +8,26 @@ mod output;
 mod wire;
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::io::Write as _;
-use std::sync::Mutex;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, printable};
+use crate::sys;
 pub use output::{Output, stream};
 use wire::Socket;
 
 /// How long an event may wait for a journal that does not read.
 const EVENT_WITHIN: Duration = Duration::from_millis(200);
+
+/// Says to a run that its descriptor 3 is the host process's log.
+const HOST_LOG: &str = "BELLJAR_HOST_LOG";
 
 /// How long a journal that did not read is left alone.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -69,9 +76,15 @@ impl Priority {
 #[derive(Debug)]
 enum Way {
     Journal(Box<Mutex<Journal>>),
-    Stderr,
-    Json,
+    Lines(Form),
     Nowhere,
+}
+
+/// How an event is written where there is no journal.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Text,
+    Json,
 }
 
 #[derive(Debug)]
@@ -95,11 +108,13 @@ impl Events {
     /// Of a run of a group, or of neither.
     pub fn new(to: To, run: Option<&str>, group: Option<&str>) -> Self {
         let way = match to {
-            To::Auto | To::Journal => Socket::open(EVENT_WITHIN).map_or(Way::Nowhere, |socket| {
-                Way::Journal(Box::new(Mutex::new(Journal { socket, lost: 0, again_at: None })))
-            }),
-            To::Stderr => Way::Stderr,
-            To::Json => Way::Json,
+            To::Auto | To::Journal => match Socket::open(EVENT_WITHIN) {
+                Ok(socket) => Way::Journal(Box::new(Mutex::new(Journal { socket, lost: 0, again_at: None }))),
+                Err(_) if to == To::Auto && host_log().is_some() => Way::Lines(Form::Text),
+                Err(_) => Way::Nowhere,
+            },
+            To::Stderr => Way::Lines(Form::Text),
+            To::Json => Way::Lines(Form::Json),
             To::None => Way::Nowhere,
         };
         Self { way, run: run.map(str::to_owned), group: group.map(str::to_owned) }
@@ -112,11 +127,6 @@ impl Events {
             (To::Auto, Way::Nowhere) => Self::new(To::Stderr, None, None),
             _ => events,
         }
-    }
-
-    /// Whether they go to the journal, to which each run tells its own.
-    pub fn are_in_journal(&self) -> bool {
-        matches!(self.way, Way::Journal(_))
     }
 
     /// Tells an event. `more` are further fields, without `BELLJAR_`.
@@ -142,19 +152,19 @@ impl Events {
                 }
                 journal.lost = lost;
             }
-            Way::Stderr => {
+            Way::Lines(Form::Text) => {
                 let fields: String =
                     fields.map(|(name, value)| format!(" {}={}", name.to_lowercase(), one_word(&value))).collect();
                 let message = printable(message.strip_prefix("belljar ").unwrap_or(message)).replace('\n', "\\n");
-                let _ = writeln!(std::io::stderr(), "belljar: {message} [{}]", fields.trim_start());
+                write_line(&format!("belljar: {message} [{}]", fields.trim_start()));
             }
-            Way::Json => {
+            Way::Lines(Form::Json) => {
                 let mut object: Map<String, Value> =
                     fields.map(|(name, value)| (name.to_lowercase(), Value::from(value.as_ref()))).collect();
                 object.insert("message".into(), message.into());
                 object.insert("priority".into(), priority.digit().into());
                 object.insert("time".into(), jiff::Timestamp::now().to_string().into());
-                let _ = writeln!(std::io::stderr(), "{}", Value::Object(object));
+                write_line(&Value::Object(object).to_string());
             }
             Way::Nowhere => {}
         }
@@ -169,6 +179,30 @@ impl Events {
         let causes: String = error.causes.iter().map(|cause| format!("; because: {cause}")).collect();
         self.tell(event, Priority::Error, &format!("{}{causes}", error.what), &more);
     }
+}
+
+/// Gives a `belljar run` below the host process that one's log: what the run says
+/// on stderr is taken for the agent's there.
+pub fn give_log(command: &mut Command) -> std::io::Result<()> {
+    sys::pass_as_descriptor_3(command, std::io::stderr().as_fd().try_clone_to_owned()?);
+    command.env(HOST_LOG, "3");
+    Ok(())
+}
+
+/// What [`give_log`] gave.
+fn host_log() -> Option<&'static File> {
+    static LOG: OnceLock<Option<File>> = OnceLock::new();
+    let take = || std::env::var_os(HOST_LOG).and_then(|_| sys::take_descriptor_3()).map(File::from);
+    LOG.get_or_init(take).as_ref()
+}
+
+/// In one write, so that lines of several processes do not mix.
+fn write_line(line: &str) {
+    let line = format!("{line}\n");
+    let _ = match host_log() {
+        Some(mut log) => log.write_all(line.as_bytes()),
+        None => std::io::stderr().write_all(line.as_bytes()),
+    };
 }
 
 /// A value that ends where its next blank is: in quotes, with JSON's escapes, where

@@ -231,8 +231,9 @@ impl Container {
             error = error.because(line);
         }
         if said.is_empty() {
+            let code = code.map_or_else(|| "has not ended".to_owned(), |code| format!("exited with {code}"));
             error = error.because(format!(
-                "PID 1 was not belljar's init, or ended without a report (runtime's exit code {code:?})"
+                "PID 1 was not belljar's init, or ended without a report; the runtime {code}, and what it said last is on stderr"
             ));
         }
         self.kill_because(error.hint("belljar doctor"))

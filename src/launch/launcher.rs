@@ -62,6 +62,8 @@ pub fn main(inheritance: Inheritance<'_>) -> isize {
     keep.extend(inheritance.stdio.iter().flatten().map(AsFd::as_fd));
     keep.extend(inheritance.podman.as_ref().map(AsFd::as_fd));
     sys::close_all_but(&keep);
+    // The supervisor holds them back for itself.
+    let _ = super::supervise::signals().thread_unblock();
     let message = match launch(&inheritance) {
         Ok(ended) => ended,
         Err(error) => FromLauncher::Failed(error),

@@ -95,23 +95,18 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
         Some(path) => Some((path, File::create(path).refuse(|| format!("--receipt {}", path.display()))?)),
         None => None,
     };
-    let outgoing = Outgoing::prepare(&mut resolved, caller, dirs)?;
-    steps.end("authorities");
-    for directory in &resolved.needed {
-        create_private(directory)?;
-    }
-    // First, because it cleans up also after a supervisor that is killed while
-    // it makes the run directory.
-    let janitor = Janitor::start(dirs)?;
-    let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
+    let (outgoing, janitor, directory) =
+        prepare(&mut resolved, caller, dirs, options, &mut steps).map_err(namespaces::suspect_filter)?;
     let mut receipt = Receipt::begin(directory.id(), options.name.as_deref(), &resolved.plan);
     let events = Events::new(resolved.log, Some(directory.id()), Some(&resolved.plan.group));
+    // A signal waits until somebody listens: it would end the supervisor alone, and what began would have no end.
+    supervise::signals().thread_block().step(|| "hold signals back".to_owned())?;
     tell_begin(&events, &resolved.plan, options);
     steps.end("own directories");
     let mut made = Made { directory, cgroup: Cgroup::default(), launcher: None, pasta: None, podman: None, janitor };
     let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps).map_err(|error| {
         made.launcher = None;
-        namespaces::explain(error, resolved.plan.runtime.backend)
+        namespaces::explain(blame_pids(error, &resolved.plan), resolved.plan.runtime.backend)
     });
     match &result {
         Ok(outcome) => {
@@ -139,6 +134,38 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
         eprintln!("{problem}");
     }
     Ok(outcome.exit_code)
+}
+
+/// What a run needs of the host, before anything of its container is made.
+fn prepare(
+    resolved: &mut Resolved,
+    caller: &Caller,
+    dirs: &Dirs,
+    options: &RunOptions,
+    steps: &mut Steps,
+) -> Result<(Option<Outgoing>, Janitor, RunDirectory)> {
+    let outgoing = Outgoing::prepare(resolved, caller, dirs)?;
+    steps.end("authorities");
+    for directory in &resolved.needed {
+        create_private(directory)?;
+    }
+    // First, because it cleans up also after a supervisor that is killed while
+    // it makes the run directory.
+    let janitor = Janitor::start(dirs)?;
+    let directory = RunDirectory::create(dirs, &resolved.plan, options.name.as_deref())?;
+    Ok((outgoing, janitor, directory))
+}
+
+/// Where few processes are allowed, a container may not be made of them.
+fn blame_pids(error: Error, plan: &Plan) -> Error {
+    const SUITS: u64 = 64;
+    let few = plan.limits.pids.as_ref().filter(|pids| pids.value < SUITS);
+    match few {
+        Some(pids) if error.causes.iter().any(|cause| cause.contains("Resource temporarily unavailable")) => error
+            .because(format!("--pids {}: the container's own first processes count too", pids.value))
+            .hint(format!("--pids {SUITS} or more suits most agents")),
+        _ => error,
+    }
 }
 
 /// The command's arguments are in the receipt: they may be a whole prompt.
@@ -194,8 +221,6 @@ impl Made {
         let leaf = self.cgroup.make(&resolved.plan.limits, self.directory.id(), &own)?;
         begin(&channel, leaf.as_ref(), &detached)?;
         drop((leaf, detached));
-        // A signal waits until somebody listens: it would end the supervisor alone.
-        supervise::signals().thread_block().step(|| "hold signals back".to_owned())?;
         let helper = resolved.plan.egress.helper.clone();
         self.pasta = helper.map(|program| Pasta::new(program, pid, self.directory.path()));
         steps.end("launcher");

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::Restriction;
 use super::facts::{Around, Facts, KINDS};
 use super::probe::Step;
+use crate::error::Error;
 use crate::plan::HOST_ID_BASE;
 
 /// What a namespace inherits that nobody has set a limit for.
@@ -16,6 +17,10 @@ const UNLIMITED: u64 = i32::MAX as u64;
 const ENOUGH: u64 = 65_536;
 /// What keeps a sysctl.
 const KEEP: &str = "(a file in /etc/sysctl.d keeps it)";
+
+/// What a call that a filter refused says, by the C library, Rust and runtimes alike;
+/// and a runtime that has handed its log over already.
+const FILTERS_ANSWERS: [&str; 3] = ["Operation not permitted", "Function not implemented", "ended without a report"];
 
 /// A cause, and what mends it.
 type Why = (String, String);
@@ -164,27 +169,49 @@ fn filter(step: Step, facts: &Facts, refused: &[(&str, Errno)]) -> Why {
         let kinds: Vec<&str> = refused.iter().map(|(kind, _)| *kind).collect();
         format!("namespaces of this kind: {}", kinds.join(", "))
     };
-    let container = "--security-opt seccomp=unconfined";
     let directive = match step {
         Step::Threads => "SystemCallFilter=clone3",
+        Step::Ids => "SystemCallFilter=@setuid",
         Step::Enter => "SystemCallFilter=setns and RestrictNamespaces=no",
         _ if step.call().is_some() => "SystemCallFilter=@mount",
         _ => "RestrictNamespaces=no",
     };
+    named(facts, "refuses", &what, directive)
+}
+
+/// What a filter does, or may do, to which calls; whose it is, and what mends it.
+fn named(facts: &Facts, does: &str, what: &str, directive: &str) -> Why {
+    let container = "--security-opt seccomp=unconfined";
     match &facts.around {
         Around::Container => (
-            format!("the seccomp filter of the container around belljar refuses {what}"),
+            format!("the seccomp filter of the container around belljar {does} {what}"),
             format!("start that container with {container}    (docker run, podman run)"),
         ),
         Around::Unit(name, users) => (
-            format!("a seccomp filter, as of the unit {name}, refuses {what}"),
+            format!("a seccomp filter, as of the unit {name}, {does} {what}"),
             format!("systemctl {}edit {name}, with [Service] and {directive}", if *users { "--user " } else { "" }),
         ),
         Around::Unknown => (
-            format!("a seccomp filter refuses {what}"),
+            format!("a seccomp filter {does} {what}"),
             format!("start the container around belljar with {container}; in a unit of systemd {directive}"),
         ),
     }
+}
+
+/// What may have refused a call that none of the steps tried, where the answer to
+/// it was one that filters give.
+pub fn suspect(error: Error, facts: &Facts) -> Error {
+    let is_filters = |cause: &String| FILTERS_ANSWERS.iter().any(|answer| cause.contains(answer));
+    if !facts.filtered || !error.causes.iter().any(is_filters) {
+        return error;
+    }
+    let (cause, mend) =
+        named(facts, "is in force, and may refuse", "this call", "SystemCallFilter=    (empty: no filter)");
+    let mend = match &error.hint {
+        Some(hint) if hint != "belljar doctor" => format!("{hint}; or {mend}"),
+        _ => mend,
+    };
+    error.because(cause).hint(mend)
 }
 
 fn no_overlay(errno: Errno) -> Why {

@@ -84,6 +84,14 @@ pub fn explain(error: Error, backend: Backend) -> Error {
             let refusal = restriction.refusal().because(&error.what);
             error.causes.iter().fold(refusal, Error::because)
         }
+        _ => suspect_filter(error),
+    }
+}
+
+/// Says of a step that failed as a filter lets calls fail that there is one.
+pub fn suspect_filter(error: Error) -> Error {
+    match error.kind {
+        Kind::Failed => cause::suspect(error, &Facts::read()),
         _ => error,
     }
 }

@@ -29,6 +29,8 @@ pub enum Step {
     Namespaces,
     /// Its id maps.
     Maps,
+    /// Taking the ids that are mapped.
+    Ids,
     /// Taking the mounts out of the host's propagation.
     PrivateMounts,
     /// The staging area.
@@ -47,10 +49,11 @@ pub enum Step {
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Threads,
         Self::Namespaces,
         Self::Maps,
+        Self::Ids,
         Self::PrivateMounts,
         Self::Tmpfs,
         Self::Proc,
@@ -66,6 +69,7 @@ impl Step {
             Self::Threads => "threads",
             Self::Namespaces => "namespaces",
             Self::Maps => "id maps",
+            Self::Ids => "ids",
             Self::PrivateMounts => "private mounts",
             Self::Tmpfs => "tmpfs",
             Self::Proc => "proc",
@@ -82,6 +86,7 @@ impl Step {
             Self::Threads => "threads can be made",
             Self::Namespaces => "user, mount, PID, network, IPC and cgroup namespaces can be made",
             Self::Maps => "the own ids can be mapped",
+            Self::Ids => "the ids of a run can be taken",
             Self::PrivateMounts => "mounts of a run stay its own",
             Self::Tmpfs => "the staging area can be mounted",
             Self::Proc => "a fresh /proc can be mounted",
@@ -98,6 +103,7 @@ impl Step {
             Self::Threads => "threads cannot be made",
             Self::Namespaces => "namespaces of its own cannot be made",
             Self::Maps => "ids cannot be mapped in a user namespace of its own",
+            Self::Ids => "ids of a user namespace of its own cannot be taken",
             Self::PrivateMounts | Self::Tmpfs => "nothing can be mounted in namespaces of its own",
             Self::Proc => "a /proc of its own cannot be mounted",
             Self::Overlay => "an overlay cannot be mounted in namespaces of its own",
@@ -111,7 +117,7 @@ impl Step {
     pub fn matters(self) -> &'static str {
         match self {
             Self::Threads => "the supervisor has some",
-            Self::Namespaces | Self::Maps => "every run is made in namespaces of its own",
+            Self::Namespaces | Self::Maps | Self::Ids => "every run is made in namespaces of its own",
             Self::PrivateMounts | Self::Tmpfs => "everything that a run mounts is staged first",
             Self::Proc => "a run sees its own processes only; inside another container /proc must be unmasked",
             Self::Overlay => "secrets in a project are hidden by an overlay",
@@ -126,6 +132,7 @@ impl Step {
         match self {
             Self::PrivateMounts | Self::Tmpfs | Self::Proc | Self::Overlay => Some("mounting"),
             Self::Threads => Some("clone3, by which threads are made (other answers than ENOSYS to it are wrong)"),
+            Self::Ids => Some("setresuid or setresgid"),
             Self::Enter => Some("setns"),
             Self::Root => Some("pivot_root"),
             Self::Namespaces | Self::Maps | Self::Nested => None,
@@ -233,7 +240,7 @@ fn attempt() -> Result<(), (Step, Errno)> {
     let at = |step: Step| move |errno: Errno| (step, errno);
     // Who called may have no place in the maps.
     let zero = (Gid::from_raw(0), Uid::from_raw(0));
-    setresgid(zero.0, zero.0, zero.0).and_then(|()| setresuid(zero.1, zero.1, zero.1)).map_err(at(Step::Maps))?;
+    setresgid(zero.0, zero.0, zero.0).and_then(|()| setresuid(zero.1, zero.1, zero.1)).map_err(at(Step::Ids))?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(at(Step::PrivateMounts))?;
     mount(Some("belljar"), "/sys/fs", Some("tmpfs"), MsFlags::empty(), none).map_err(at(Step::Tmpfs))?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).map_err(at(Step::Proc))?;

@@ -34,7 +34,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     };
     match duration {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err(Error::usage(format!("`{text}` is no time"))),
+        Ok(_) => Err(Error::usage(format!("`{text}` is no time")).hint("for example 30s, 10m, 2h")),
         Err(reason) => {
             Err(Error::usage(format!("`{text}` is not a duration: {reason}")).hint("for example 30s, 10m, 2h"))
         }

@@ -12,6 +12,8 @@ use crate::config::{Caller, Config, Dirs, KeySource, MAIN};
 use crate::error::{Context, Error, Result};
 use crate::vault::{credential_file, hand_over};
 
+/// PATH of an ordinary user who logs in (Debian's /etc/profile, ENV_PATH of login.defs(5)).
+const LOGIN_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games";
 /// The first version whose user managers decrypt credentials (systemd issue 35913).
 const DECRYPTS_FOR_USERS: u32 = 258;
 
@@ -73,7 +75,7 @@ impl Installation {
         };
         if scope == Scope::System && caller.uid != 0 && wanted != Wanted::Shown {
             return Err(Error::refused("units of the host's service manager are root's to write")
-                .hint("sudo belljar systemd … --system --as-user $USER; or --user, for your own service manager"));
+                .hint("sudo belljar systemd install --system --as-user $USER    (or unit, or timer); or --user, for your own service manager"));
         }
         let (directory, control) = (scope.directory(&caller), Control::new(scope, &caller));
         if wanted == Wanted::Enabled && !control.answers() {
@@ -111,20 +113,21 @@ impl Installation {
     /// The variables that decide what belljar finds where, as they are now: a
     /// service manager has its own PATH, and knows nothing of a shell's.
     fn environment(&self) -> Result<Vec<(String, String)>> {
+        // Another user's belljar finds nothing where root's does.
         let own: &[&str] =
-            if self.user.is_some() { &[] } else { &["BELLJAR_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] };
+            if self.user.is_some() { &[] } else { &["BELLJAR_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "PATH"] };
         let mut environment = Vec::new();
-        for name in own.iter().chain(&["PATH"]) {
+        for name in own {
             let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { continue };
             // A relative one counts for nothing (XDG Base Directory Specification).
             if name.starts_with("XDG_") && Path::new(&value).is_relative() {
                 continue;
             }
-            let value = value.into_string().map_err(|_| {
-                Error::refused(format!("{name} is not UTF-8, which a unit cannot hold"))
-                    .hint(format!("{name}=… belljar systemd …, with another value"))
-            })?;
+            let value = value.into_string().map_err(|_| unit::not_held(name, "is not UTF-8"))?;
             environment.push(((*name).to_owned(), value));
+        }
+        if self.user.is_some() {
+            environment.push(("PATH".to_owned(), LOGIN_PATH.to_owned()));
         }
         Ok(environment)
     }

@@ -36,25 +36,11 @@ pub fn needs_of_run(setting: &Setting, arguments: &[String], caller: &Caller) ->
     command.envs(setting.environment.iter().map(|(variable, value)| (variable, value)));
     let output = command.stdin(Stdio::null()).output().step(|| "plan the run of the unit".to_owned())?;
     if !output.status.success() {
-        return Err(refusal(&String::from_utf8_lossy(&output.stderr)));
+        let read = Error::read_back(&String::from_utf8_lossy(&output.stderr));
+        return Err(read.unwrap_or_else(|| Error::refused("the run of the unit cannot be planned")));
     }
     let answer: Value = serde_json::from_slice(&output.stdout).step(|| "read the plan of the unit's run".to_owned())?;
     Ok(needs_of_plan(answer.get("plan").unwrap_or(&answer)))
-}
-
-/// The error that another belljar printed.
-fn refusal(printed: &str) -> Error {
-    let mut lines = printed.lines();
-    let first = lines.find_map(|line| line.strip_prefix("belljar: error: "));
-    let mut error = Error::refused(first.unwrap_or("the run of the unit cannot be planned"));
-    for line in printed.lines() {
-        if let Some(cause) = line.trim_start().strip_prefix("because: ") {
-            error = error.because(cause);
-        } else if let Some(hint) = line.strip_prefix("hint: ") {
-            error = error.hint(hint);
-        }
-    }
-    error
 }
 
 fn needs_of_plan(plan: &Value) -> Needs {

@@ -213,6 +213,11 @@ impl Live {
         self.stdout.as_ref().map_or_else(String::new, |stdout| text_of(&stdout.bytes()))
     }
 
+    /// What it has written to stderr so far.
+    pub fn so_far_err(&self) -> String {
+        self.stderr.as_ref().map_or_else(String::new, |stderr| text_of(&stderr.bytes()))
+    }
+
     /// Writes to its stdin.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stdin.as_mut().expect("stdin is a pipe").write_all(bytes).expect("it reads its stdin");

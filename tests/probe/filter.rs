@@ -22,6 +22,26 @@ const MOUNT: [libc::c_long; 7] = [
     libc::SYS_mount_setattr,
     libc::SYS_pivot_root,
 ];
+/// Calls that can be refused one by one.
+const CALLS: [(&str, libc::c_long); 17] = [
+    ("pivot_root", libc::SYS_pivot_root),
+    ("setns", libc::SYS_setns),
+    ("clone3", libc::SYS_clone3),
+    ("setresuid", libc::SYS_setresuid),
+    ("unshare", libc::SYS_unshare),
+    ("umount2", libc::SYS_umount2),
+    ("sethostname", libc::SYS_sethostname),
+    ("keyctl", libc::SYS_keyctl),
+    ("seccomp", libc::SYS_seccomp),
+    ("open_tree", libc::SYS_open_tree),
+    ("move_mount", libc::SYS_move_mount),
+    ("mount_setattr", libc::SYS_mount_setattr),
+    ("pidfd_open", libc::SYS_pidfd_open),
+    ("memfd_create", libc::SYS_memfd_create),
+    ("prlimit64", libc::SYS_prlimit64),
+    ("socketpair", libc::SYS_socketpair),
+    ("inotify_init1", libc::SYS_inotify_init1),
+];
 /// Offsets in `struct seccomp_data` (seccomp(2)): the number, and the low half of
 /// the first argument on a little-endian machine.
 const NUMBER: u32 = 0;
@@ -62,11 +82,11 @@ pub fn under(rule: &str, errno: &str, command: &[&str]) -> io::Result<()> {
         "others" => makes(OTHERS),
         "network" => makes(libc::CLONE_NEWNET),
         "mount" => calls(&MOUNT),
-        "pivot_root" => calls(&[libc::SYS_pivot_root]),
-        "setns" => calls(&[libc::SYS_setns]),
-        "clone3" => calls(&[libc::SYS_clone3]),
         "nothing" => calls(&[]),
-        _ => return Err(io::Error::other("userns, others, network, mount, pivot_root, setns, clone3 or nothing")),
+        name => match CALLS.iter().find(|(call, _)| *call == name) {
+            Some((_, call)) => calls(&[*call]),
+            None => return Err(io::Error::other("userns, others, network, mount, nothing, or a call on the list")),
+        },
     };
     let filter = sock_fprog { len: u16::try_from(program.len()).unwrap_or(0), filter: program.as_mut_ptr() };
     // SAFETY: integers, and a filter that outlives the call.

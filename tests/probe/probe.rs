@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: probe identity | writable | reach KEY=VALUE… | seccomp DIR | poll FILE STOP SECRET | host DIR | \
-                 under userns|others|network|mount|pivot_root|setns|clone3|nothing ERRNO COMMAND…"
+                 under userns|others|network|mount|nothing|CALL ERRNO COMMAND…"
             );
             return ExitCode::from(2);
         }

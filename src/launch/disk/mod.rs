@@ -18,7 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::walk::{DEEPEST, Tally, Walk};
 use super::supervise::Event;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, shell_word};
 use crate::plan::{Plan, floor_of, open_without_links, source_of};
 
 /// How often the file systems are asked what is free.
@@ -74,7 +74,8 @@ impl Guard {
         if guard.before.deep {
             eprintln!(
                 "belljar: some directories lie more than {DEEPEST} levels deep and cannot be measured; for this run \
-                 whatever the file system loses counts (--disk)"
+                 whatever the file system loses counts (--disk)\nhint: {}",
+                guard.find_deep()
             );
         }
         guard.free_before = guard.free();
@@ -132,7 +133,10 @@ impl Guard {
     fn growth(&self, launcher: Pid) -> std::result::Result<u64, String> {
         let now = self.measure(Some(launcher))?;
         if now.deep && !self.before.deep {
-            return Err(format!("a directory is too deep to be measured (more than {DEEPEST} levels; --disk)"));
+            return Err(format!(
+                "a directory is too deep to be measured (more than {DEEPEST} levels; --disk); {} names it",
+                self.find_deep()
+            ));
         }
         let seen = now.bytes.saturating_sub(self.before.bytes);
         // Nobody can look into a directory or a process that the agent has closed:
@@ -140,6 +144,12 @@ impl Guard {
         let closed = now.closed > self.before.closed || self.before.deep;
         let unseen = if closed { self.free_before.saturating_sub(self.free()) } else { 0 };
         Ok(seen.max(unseen))
+    }
+
+    /// A command that names a directory which is too deep.
+    fn find_deep(&self) -> String {
+        let places: Vec<_> = self.places.iter().map(|place| shell_word(&place.path.to_string_lossy())).collect();
+        format!("find {} -mindepth {DEEPEST} -type d -print -quit", places.join(" "))
     }
 
     /// Everything in the places, and what processes below `launcher` have open of

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::Scope;
 use super::text::{Writer, writer};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, shell_word};
 
 /// What to do with files of ours that somebody has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,8 @@ impl Planned {
             }
             Ok(())
         };
-        write().step(|| format!("write {}", self.path.display()))
+        let hint = || format!("ls -ld {}", shell_word(&directory.to_string_lossy()));
+        write().step(|| format!("write {}", self.path.display())).map_err(|error| error.hint(hint()))
     }
 }
 
@@ -132,7 +133,7 @@ fn look(path: &Path) -> Result<Option<String>> {
             Ok(target) if target == Path::new("/dev/null") => {
                 format!("it is masked: {} unmask {name}", systemctl_of(path))
             }
-            _ => format!("ls -l {0}; move it away", path.display()),
+            _ => move_away(path),
         };
         return Err(Error::refused(format!("{} is {what}, and was not made by belljar", path.display())).hint(hint));
     }
@@ -153,7 +154,13 @@ fn refuse_others(path: &Path, text: &str, force: Force) -> Result<()> {
         (Writer::Edited, Force::No) => Err(Error::refused(format!("{} was changed by hand", path.display()))
             .because("the changes would be lost")
             .hint(format!("move them into a drop-in ({} edit {name}), or add --force", systemctl_of(path)))),
-        (Writer::Foreign, _) => Err(Error::refused(format!("{} was not written by belljar", path.display()))
-            .hint(format!("move it away: mv {0} {0}.mine", path.display()))),
+        (Writer::Foreign, _) => {
+            Err(Error::refused(format!("{} was not written by belljar", path.display())).hint(move_away(path)))
+        }
     }
+}
+
+fn move_away(path: &Path) -> String {
+    let name = path.to_string_lossy();
+    format!("mv {} {}", shell_word(&name), shell_word(&format!("{name}.mine")))
 }

@@ -92,8 +92,7 @@ impl Setting {
     pub fn check(&self) -> Result<()> {
         self.places.iter().chain(&self.needs.writes).try_for_each(|path| check_listed(path))?;
         match self.environment.iter().find(|(_, value)| value.contains('\n')) {
-            Some((name, _)) => Err(Error::refused(format!("{name} has a line break, which a unit cannot hold"))
-                .hint(format!("{name}=… belljar systemd …, with another value"))),
+            Some((name, _)) => Err(not_held(name, "has a line break")),
             None => Ok(()),
         }
     }
@@ -118,7 +117,17 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     Err(Error::usage(format!(
         "--name {name}: 1 to 64 letters, digits, `-`, `_` and `.`, of which the first is a letter or digit"
-    )))
+    ))
+    .hint("for example --name nightly-2"))
+}
+
+/// The refusal of a variable that a unit cannot hold.
+pub fn not_held(name: &str, why: &str) -> Error {
+    let hint = match name {
+        "PATH" => "PATH=/usr/local/bin:/usr/bin:/bin belljar systemd install    (or unit, or timer)".to_owned(),
+        _ => format!("unset {name}, or give the directory another name"),
+    };
+    Error::refused(format!("{name} {why}, which a unit cannot hold")).hint(hint)
 }
 
 /// Refuses a path that systemd could not read back from a list of paths.
