@@ -170,6 +170,12 @@ fn a_job_is_what_was_typed() {
     let project = format!("--project={}:ro", fs::canonicalize(units.jar.project()).expect("real").display());
     assert!(read.contains(&project), "{project}: {read:?}");
     units.is_good("belljar-odd.service");
+    assert!(!units.write("unit", &["--name", "there", "--", "true"]).success().out().contains("not on this host"));
+    let absent = units.write("unit", &["--name", "absent", "--", "belljar-nonexistent"]).success();
+    assert!(
+        absent.out().contains("note: belljar-nonexistent is not on this host yet; the job ends with 127"),
+        "{absent:?}"
+    );
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/s
 /// What the generated root shows of the host.
 const VISIBLE: [&str; 9] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/workspace"];
+/// How a program is found that the host does not have.
+pub const NOT_FOUND: &str = "not found on the host; looked up inside";
 /// Interpreters of interpreters, at most.
 const DEPTH: usize = 4;
 /// Longest `#!` line (execve(2): 255 bytes).
@@ -61,7 +63,7 @@ impl Program {
                     }
                     reason
                 }
-                None => "not found on the host; looked up inside".to_owned(),
+                None => NOT_FOUND.to_owned(),
             }
         };
         if program.path.is_some() && !name.contains('/') {

@@ -42,6 +42,7 @@ pub use beneath::open_without_links;
 pub use blocked::{Blocked, DEFAULT_PATTERNS};
 pub use build::{Resolved, build, wanted_image};
 pub use cgroup::{CgroupPlace, HIERARCHY, below, find_cgroup, own_cgroup};
+pub use command::NOT_FOUND;
 pub use egress::{GatewayParts, expanded, extra_roots, find_pasta, inspected, key_files, records_of};
 pub use identity::HOST_ID_BASE;
 pub use leaving::{Egress, EgressSecret, Inspected, Listener, ListenerPurpose, Opened, Transport};

@@ -219,10 +219,12 @@ impl Installation {
     /// A named job, its timer, or both.
     pub fn write_job(&self, job: &Job) -> Result<String> {
         let mut files = Vec::new();
+        let mut absent = None;
         let needs = match &job.run {
             Some(run) => {
                 self.refuse_no_command(run)?;
-                let of_run = needs_of_run(&self.setting(Needs::default())?, run, &self.caller)?;
+                let of_run;
+                (of_run, absent) = needs_of_run(&self.setting(Needs::default())?, run, &self.caller)?;
                 let shared_tmp = of_run.shared_tmp || self.needs()?.shared_tmp;
                 Needs { shared_tmp, ..of_run }
             }
@@ -248,6 +250,9 @@ impl Installation {
             _ => {
                 let _ = writeln!(said, "run it now: {} start {}", self.scope.systemctl(), unit::job_name(&job.name));
             }
+        }
+        if let Some(program) = absent {
+            let _ = writeln!(said, "note: {program} is not on this host yet; the job ends with 127 until it is");
         }
         Ok(said + &self.notes())
     }

@@ -12,15 +12,15 @@ use serde_json::Value;
 use super::unit::{Needs, Setting};
 use crate::config::{Caller, Config, Dirs, create_private};
 use crate::error::{Context, Error, Result};
-use crate::plan::{Allowlist, EgressMode};
+use crate::plan::{Allowlist, EgressMode, NOT_FOUND};
 
 /// Where PrivateTmp= puts something else.
 const SHARED_TMP: [&str; 2] = ["/tmp", "/var/tmp"];
 
 /// Plans the run as the unit would: in `/`, with the unit's variables and
 /// nothing else of the caller's. A refusal is the run's own. `arguments` are the
-/// options and the command.
-pub fn needs_of_run(setting: &Setting, arguments: &[String], caller: &Caller) -> Result<Needs> {
+/// options and the command. Second, the program, where it will not be found.
+pub fn needs_of_run(setting: &Setting, arguments: &[String], caller: &Caller) -> Result<(Needs, Option<String>)> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["explain", "--json"]);
     if let Some(user) = &setting.user {
@@ -40,7 +40,15 @@ pub fn needs_of_run(setting: &Setting, arguments: &[String], caller: &Caller) ->
         return Err(read.unwrap_or_else(|| Error::refused("the run of the unit cannot be planned")));
     }
     let answer: Value = serde_json::from_slice(&output.stdout).step(|| "read the plan of the unit's run".to_owned())?;
-    Ok(needs_of_plan(answer.get("plan").unwrap_or(&answer)))
+    let plan = answer.get("plan").unwrap_or(&answer);
+    Ok((needs_of_plan(plan), absent(plan)))
+}
+
+/// The program of a plan that is on the host's root, and is not there.
+fn absent(plan: &Value) -> Option<String> {
+    let text = |pointer: &str| plan.pointer(pointer).and_then(Value::as_str);
+    let is_absent = text("/root/kind/kind") == Some("host") && text("/command_reason") == Some(NOT_FOUND);
+    text("/command/0").filter(|_| is_absent).map(str::to_owned)
 }
 
 fn needs_of_plan(plan: &Value) -> Needs {
