@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod error;
+mod event_loop;
 pub mod gateway;
 pub mod host;
 pub mod image;

@@ -8,6 +8,7 @@ use crate::error::{Context, Result};
 
 /// Say what this host can do, what is missing, and how to mend it.
 ///
+/// What is harmless is tried; last a real run is made, in a home of its own.
 /// Exits with 0 when runs are possible, 1 when something that every run needs
 /// is missing.
 #[derive(Debug, Args)]

@@ -81,7 +81,7 @@ impl Drop for Origin {
 
 fn serve(listener: StdListener, config: ServerConfig, received: &Path) -> Result<()> {
     let step = || "serve the demonstration".to_owned();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().step(step)?;
+    let runtime = crate::event_loop::start().step(step)?;
     runtime.block_on(async {
         listener.set_nonblocking(true).step(step)?;
         let listener = TcpListener::from_std(listener).step(step)?;

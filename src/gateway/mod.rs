@@ -67,6 +67,7 @@ use writes::{length_of, writes_through};
 
 use crate::config::{Dirs, GatewayConfig};
 use crate::error::{Context, Error, Result};
+use crate::event_loop;
 use crate::plan::{ListenerPurpose, Opened, Transport};
 use crate::policy::Policy;
 use crate::record::{Head, Log};
@@ -235,10 +236,8 @@ fn serve_until(
     mut fatal: UnboundedReceiver<Error>,
     serving: impl FnOnce(),
 ) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()
+    let runtime = event_loop::builder()
+        .and_then(|mut builder| builder.max_blocking_threads(BLOCKING_THREADS).build())
         .step(|| "start the gateway's event loop".to_owned())?;
     let result = runtime.block_on(async {
         let Ok(listeners) = listeners.await else {

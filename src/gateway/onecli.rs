@@ -127,10 +127,7 @@ pub fn fetch(config: &VaultConfig, extra: &[std::path::PathBuf], group: &str, ho
     let path = expanded(file, home);
     let key = Zeroizing::new(std::fs::read_to_string(&path).refuse(|| format!("read {}", path.display()))?);
     let client = Client { url: url.trim_end_matches('/'), key: key.trim(), extra };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .step(|| "start the event loop".to_owned())?;
+    let runtime = crate::event_loop::start().step(|| "start the event loop".to_owned())?;
     let fetched = runtime.block_on(async {
         timeout(PATIENCE, client.fetch(group))
             .await

@@ -74,10 +74,7 @@ pub fn serve(caller: &Caller, dirs: &Dirs, options: Options) -> Result<()> {
         events.tell_error("cleanup", &error);
     }
     place::step_aside(caller)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .step(|| "start the event loop".to_owned())?;
+    let runtime = crate::event_loop::start().step(|| "start the event loop".to_owned())?;
     let host = Rc::new(Host {
         dirs: dirs.clone(),
         program,

@@ -31,6 +31,7 @@ mod sys {
         pub fn fork() -> c_int;
         pub fn getrlimit(resource: c_int, limit: *mut c_void) -> c_int;
         pub fn pause() -> c_int;
+        pub fn close(fd: c_int) -> c_int;
         pub fn setpgid(pid: c_int, pgid: c_int) -> c_int;
         pub fn tcsetpgrp(fd: c_int, pgid: c_int) -> c_int;
         pub fn isatty(fd: c_int) -> c_int;
@@ -304,8 +305,8 @@ fn main() {
 /// Whether no process can be started beside those that the agent, which has
 /// just gone, has left: RLIMIT_NPROC tells nobody that it was reached. As many
 /// are tried as may have gone with it, fewer where the limit is low. What is
-/// started here ends with this process.
-fn is_full() -> bool {
+/// started here ends with this process. `fd` is for this process alone.
+fn is_full(fd: c_int) -> bool {
     let mut limit = [0u64; 2];
     // SAFETY: a struct rlimit is two such numbers.
     #[allow(unsafe_code)]
@@ -317,13 +318,27 @@ fn is_full() -> bool {
         #[allow(unsafe_code)]
         unsafe {
             match sys::fork() {
-                0 => loop {
-                    sys::pause();
-                },
+                0 => {
+                    sys::close(fd);
+                    open_to_measures();
+                    loop {
+                        sys::pause();
+                    }
+                }
                 pid => pid == -1 && errno() == EAGAIN,
             }
         }
     })
+}
+
+/// A child of this process is closed to the caller as this one is, and `--disk`
+/// would take it for an agent's that hides what it has open.
+fn open_to_measures() {
+    // SAFETY: integers only.
+    #[allow(unsafe_code)]
+    unsafe {
+        sys::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    }
 }
 
 /// Which signals wait until they are let in.
@@ -370,6 +385,7 @@ fn run(fd: c_int, command: &[CString]) -> i32 {
                 return 125;
             }
             0 => {
+                open_to_measures();
                 sys::setpgid(0, 0);
                 if sys::isatty(0) == 1 {
                     // A background group that takes the terminal gets SIGTTOU.
@@ -409,7 +425,7 @@ fn run(fd: c_int, command: &[CString]) -> i32 {
             return 125;
         }
         if pid == agent && (status & 0x7f != 0x7f) {
-            let full = if status != 0 && is_full() { " full" } else { "" };
+            let full = if status != 0 && is_full(fd) { " full" } else { "" };
             tell(fd, &format!("EXIT {status}{full}"));
             let signal = status & 0x7f;
             return if signal == 0 { (status >> 8) & 0xff } else { 128 + signal };

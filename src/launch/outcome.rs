@@ -135,6 +135,8 @@ impl End {
         }
         match self.ending {
             Some(Cause::Timeout) => return (Cause::Timeout, EXIT_TIMEOUT),
+            // The agent had ended by then, and its container took longer.
+            Some(Cause::Killed) if self.ended.wait_status.is_some() => {}
             Some(cause) => return (cause, EXIT_KILLED),
             None => {}
         }

@@ -107,10 +107,11 @@ impl Watcher {
     }
 
     fn run(&mut self, watched: &[Watched], channel: &Channel) {
-        // What changed between the plan and the first watch may be anywhere.
+        // What changed between the plan and the first watch may be anywhere; mostly nothing did.
         let mut changed: BTreeSet<usize> = watched.iter().map(|mount| mount.index).collect();
+        let mut times = 1;
         loop {
-            match self.answer(&mut changed, watched, channel) {
+            match self.answer(times, &mut changed, watched, channel) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(_) => return refresh_blindly(watched, channel),
@@ -130,12 +131,19 @@ impl Watcher {
                 }
             }
             thread::sleep(SETTLE);
+            times = AGAIN;
         }
     }
 
-    /// Drops the names of what changed, a few times; whether there is a launcher.
-    fn answer(&mut self, changed: &mut BTreeSet<usize>, watched: &[Watched], channel: &Channel) -> nix::Result<bool> {
-        for _ in 0..AGAIN {
+    /// Drops the names of what changed, so many times; whether there is a launcher.
+    fn answer(
+        &mut self,
+        times: u32,
+        changed: &mut BTreeSet<usize>,
+        watched: &[Watched],
+        channel: &Channel,
+    ) -> nix::Result<bool> {
+        for _ in 0..times {
             changed.extend(self.drain(watched)?);
             if !refresh(changed.iter().copied(), channel) {
                 return Ok(false);

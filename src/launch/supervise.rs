@@ -65,11 +65,7 @@ pub struct Around<'a> {
 /// been passed on.
 pub fn supervise(resolved: &Resolved, channel: Channel, stdio: Option<OwnSide>, around: Around<'_>) -> Result<Outcome> {
     let Around { launcher, run, outgoing, pasta, guard } = around;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .step(|| "start the event loop".to_owned())?;
+    let runtime = crate::event_loop::start().step(|| "start the event loop".to_owned())?;
     let (sender, events) = unbounded_channel();
     let result = runtime.block_on(async {
         listen(&sender, resolved.plan.terminal)?;
@@ -250,7 +246,7 @@ impl<'a> Supervisor<'a> {
             return match self.ending.take() {
                 Some(cause) => {
                     self.ending = Some(cause);
-                    Ok(Some(self.conclude(resolved, Ended::default())))
+                    Ok(Some(self.conclude_early(resolved)))
                 }
                 None => Err(Error::failed("the launcher ended without a word")
                     .hint("it may have been killed for want of memory: dmesg")),
@@ -288,8 +284,9 @@ impl<'a> Supervisor<'a> {
             }
             FromLauncher::Ended(ended) => return Ok(Some(self.conclude(resolved, ended))),
             // The clock runs from the beginning, not from the agent's first instruction.
-            FromLauncher::Failed(_) if self.ending == Some(Cause::Timeout) => {
-                return Ok(Some(self.conclude(resolved, Ended::default())));
+            FromLauncher::Failed(_) if self.ending == Some(Cause::Timeout) || self.early.is_some() => {
+                self.ending.get_or_insert(Cause::Killed);
+                return Ok(Some(self.conclude_early(resolved)));
             }
             FromLauncher::Failed(error) => return Err(error),
         }
@@ -375,6 +372,13 @@ impl<'a> Supervisor<'a> {
     fn conclude(&mut self, resolved: &Resolved, ended: Ended) -> Outcome {
         let end = End { ending: self.ending.take(), not_executed: self.not_executed, ended };
         end.conclude(&resolved.plan, self.report.take())
+    }
+
+    /// The outcome of a run that was told to end before the agent began: what told
+    /// it ended it.
+    fn conclude_early(&mut self, resolved: &Resolved) -> Outcome {
+        let wait_status = self.early.take().map(|signal| signal as i32);
+        self.conclude(resolved, Ended { wait_status, ..Ended::default() })
     }
 
     /// Passes on what is left, and ends the gateway; the head of its record. Output

@@ -157,11 +157,7 @@ impl Manager {
     where
         B: serde::Serialize + zbus::zvariant::DynamicType,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|error| error.to_string())?;
+        let runtime = crate::event_loop::start().map_err(|error| error.to_string())?;
         let talk = async {
             let connection = self.connect().await?;
             connection.call_method(Some(NAME), object, Some(interface), method, body).await
