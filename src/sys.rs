@@ -120,6 +120,14 @@ pub fn enter_cgroup(command: &mut Command, procs: OwnedFd) {
     unsafe { command.pre_exec(setup) };
 }
 
+/// Makes `command` hear signals that this thread holds back.
+pub fn let_signals_in(command: &mut Command) {
+    let all = nix::sys::signal::SigSet::all();
+    let setup = move || all.thread_unblock().map_err(io::Error::from);
+    // SAFETY: sigprocmask is async-signal-safe, and the closure allocates nothing.
+    unsafe { command.pre_exec(setup) };
+}
+
 /// Takes over what [`pass_as_descriptor_3`] gave. What this process has opened by
 /// itself is closed on exec, and is not taken for it.
 pub fn take_descriptor_3() -> Option<OwnedFd> {

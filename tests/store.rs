@@ -394,7 +394,8 @@ fn a_process_that_is_killed_while_writing_leaves_a_whole_store() {
     let mut dice = harness::Dice::new();
     for _ in 0..6 {
         in_children(&jar, "write", 2, |children| {
-            thread::sleep(Duration::from_millis(60 + dice.below(120)));
+            // Time enough to make the file, which the look below must not.
+            thread::sleep(slowly(Duration::from_millis(60 + dice.below(120))));
             children.iter_mut().for_each(|child| child.kill().expect("kill"));
         });
         let ok: String = database(&jar).query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("check");

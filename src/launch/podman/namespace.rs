@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use super::with_lines;
 use crate::backend::host_environment;
 use crate::error::{Context, Error, Result};
+use crate::sys;
 
 /// The user namespace in which podman of an ordinary user works, as `podman
 /// unshare` makes it, and the environment that its children have there.
@@ -34,7 +35,10 @@ impl PodmanNamespace {
     pub fn find(podman: &Path) -> Result<Self> {
         let step = || format!("enter podman's user namespace with {} unshare", podman.display());
         let hint = |error: Error| error.hint("podman unshare id    (or belljar run --backend crun)");
-        let mut child = Command::new(podman)
+        let mut command = Command::new(podman);
+        // A process of podman's may stay, for its next call.
+        sys::let_signals_in(&mut command);
+        let mut child = command
             .args(["unshare", "sh", "-c", "echo $$; read -r line"])
             .env_clear()
             .envs(host_environment())
