@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use harness::{Jar, Live, SOON, eventually};
 use nix::pty::{Winsize, openpty};
@@ -57,10 +58,14 @@ impl Terminal {
     }
 
     fn wait_for(&mut self, text: &str) {
+        let mut ended = None;
         eventually(&format!("`{text}` on the terminal"), harness::DEADLINE / 3, || {
-            let there = self.text().contains(text);
-            assert!(there || self.live.is_running() || self.text().contains(text), "it ended: {}", self.text());
-            there
+            if !self.live.is_running() {
+                // What it wrote last may not have been read here yet.
+                let since = *ended.get_or_insert_with(Instant::now);
+                assert!(self.text().contains(text) || since.elapsed() < SOON, "it ended: {}", self.text());
+            }
+            self.text().contains(text)
         });
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Finding, State, said};
@@ -14,19 +15,24 @@ const WITHIN: &str = "--timeout=60";
 
 /// Runs `true` in a home of its own, with the configured backend and runtime.
 pub fn examine(dirs: &Dirs) -> Finding {
-    let (name, matters) = ("a trial run", "it was made as every run is");
-    match attempt(dirs) {
+    let name = "a trial run";
+    let place = match tempfile::Builder::new().prefix("belljar-doctor-").tempdir() {
+        Ok(place) => place,
+        Err(error) => {
+            let (matters, mend) = ("what no other check tries, only a run shows", "TMPDIR=/var/tmp belljar doctor");
+            return Finding::new(name, State::Limited, format!("not tried: {error}"), matters, Some(mend));
+        }
+    };
+    match attempt(dirs, place.path()) {
         Ok(()) => Finding::new(name, State::Ok, "`true` ran in a belljar of its own, and nothing is left", "", None),
-        Err(error) => Finding::new(name, State::Missing, said(&error), matters, error.hint.as_deref()),
+        Err(error) => {
+            Finding::new(name, State::Missing, said(&error), "it was made as every run is", error.hint.as_deref())
+        }
     }
 }
 
-fn attempt(dirs: &Dirs) -> Result<()> {
-    let place = tempfile::Builder::new()
-        .prefix("belljar-doctor-")
-        .tempdir()
-        .step(|| format!("make a directory in {}", std::env::temp_dir().display()))?;
-    let (home, project) = (place.path().join("belljar"), place.path().join("project"));
+fn attempt(dirs: &Dirs, place: &Path) -> Result<()> {
+    let (home, project) = (place.join("belljar"), place.join("project"));
     let config = home.join("config");
     for directory in [&config, &project] {
         fs::create_dir_all(directory).step(|| format!("make directory {}", directory.display()))?;

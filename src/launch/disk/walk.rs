@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 use std::{fs, io};
 
 use nix::dir::Dir;
@@ -20,6 +22,8 @@ use crate::sys;
 /// A tree deeper than this is not measured, and ends the run that made it: the
 /// descriptors would run out.
 pub const DEEPEST: usize = 256;
+/// When a process that is closed is looked at again.
+const CLOSED_FOR: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
 /// Unit of `st_blocks` in bytes (inode(7)).
 const BLOCK: u64 = 512;
 /// Open files that are looked at in one measure: looking at more would keep the
@@ -66,7 +70,7 @@ impl Walk {
     /// What processes below `launcher` have open, on the places' devices, that has
     /// no name any more.
     pub fn processes(&mut self, launcher: Pid) -> std::result::Result<(), String> {
-        let mut looked = 0;
+        let (mut looked, closed_before) = (0, self.tally.closed);
         let depth = namespaces_of(&status(launcher, launcher)).len();
         let mut tables = Tables::default();
         each_below(launcher, |process, threads| {
@@ -74,16 +78,11 @@ impl Walk {
             let new = threads.iter().filter(|thread| tables.is_new(**thread));
             let mut paths = vec![PathBuf::from(format!("/proc/{process}/exe"))];
             for thread in new {
-                match fs::read_dir(format!("/proc/{process}/task/{thread}/fd")) {
-                    Ok(entries) => paths.extend(entries.flatten().map(|entry| entry.path())),
-                    // An ordinary user's process can close itself to its user (prctl(2), PR_SET_DUMPABLE).
-                    Err(error)
-                        if error.kind() == io::ErrorKind::PermissionDenied && has_closed(process, *thread, depth) =>
-                    {
-                        self.tally.closed += 1;
-                    }
-                    // It has ended.
-                    Err(_) => {}
+                // One that is closed for good is enough to know.
+                let patience = if self.tally.closed > closed_before { &[] as &[Duration] } else { &CLOSED_FOR };
+                match open_files(process, *thread, depth, patience) {
+                    Ok(files) => paths.extend(files),
+                    Err(Closed) => self.tally.closed += 1,
                 }
                 if looked + paths.len() > MOST_OPEN {
                     break;
@@ -168,6 +167,31 @@ impl Tables {
             _ => {}
         }
         true
+    }
+}
+
+/// Nobody may look into it.
+struct Closed;
+
+/// The names of what a thread has open; none of one that has ended. An ordinary
+/// user's process can close itself to its user (prctl(2), PR_SET_DUMPABLE). A child
+/// of init's is closed until it is the agent, so each is tried again for a moment;
+/// whatever it opens itself for then, is seen.
+fn open_files(
+    process: Pid,
+    thread: Pid,
+    depth: usize,
+    patience: &[Duration],
+) -> std::result::Result<Vec<PathBuf>, Closed> {
+    let mut pauses = patience.iter();
+    loop {
+        match fs::read_dir(format!("/proc/{process}/task/{thread}/fd")) {
+            Ok(entries) => return Ok(entries.flatten().map(|entry| entry.path()).collect()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && has_closed(process, thread, depth) => {
+                thread::sleep(*pauses.next().ok_or(Closed)?);
+            }
+            Err(_) => return Ok(Vec::new()),
+        }
     }
 }
 
