@@ -94,6 +94,12 @@ impl Error {
         self
     }
 
+    /// What failed and the causes, in one line.
+    pub fn with_causes(&self) -> String {
+        let causes = self.causes.iter().map(|cause| format!("; because: {cause}"));
+        std::iter::once(self.what.clone()).chain(causes).collect()
+    }
+
     /// The code that the process exits with (DESIGN: exit codes).
     pub fn exit_code(&self) -> u8 {
         match self.kind {

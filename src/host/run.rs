@@ -184,10 +184,7 @@ async fn begin(host: &Rc<Host>, asked: &Asked) -> Result<Told> {
 /// What `belljar run` printed instead of running.
 fn refused(stderr: &str) -> Told {
     match Error::read_back(stderr) {
-        Some(error) => {
-            let all: Vec<String> = std::iter::once(error.what).chain(error.causes).collect();
-            Told::Refused { message: all.join("; because: "), hint: error.hint }
-        }
+        Some(error) => Told::Refused { message: error.with_causes(), hint: error.hint },
         None => Told::Refused { message: stderr.trim().to_owned(), hint: None },
     }
 }

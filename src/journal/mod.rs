@@ -176,8 +176,7 @@ impl Events {
         if let Some(hint) = &error.hint {
             more.push(("HINT", hint.as_str().into()));
         }
-        let causes: String = error.causes.iter().map(|cause| format!("; because: {cause}")).collect();
-        self.tell(event, Priority::Error, &format!("{}{causes}", error.what), &more);
+        self.tell(event, Priority::Error, &error.with_causes(), &more);
     }
 }
 

@@ -243,14 +243,11 @@ impl<'a> Supervisor<'a> {
             if let Some(error) = self.gateway_failed.take() {
                 return Err(error);
             }
-            return match self.ending.take() {
-                Some(cause) => {
-                    self.ending = Some(cause);
-                    Ok(Some(self.conclude_early(resolved)))
-                }
-                None => Err(Error::failed("the launcher ended without a word")
-                    .hint("it may have been killed for want of memory: dmesg")),
-            };
+            if self.ending.is_some() {
+                return Ok(Some(self.conclude_early(resolved)));
+            }
+            return Err(Error::failed("the launcher ended without a word")
+                .hint("it may have been killed for want of memory: dmesg"));
         };
         match message {
             FromLauncher::Listeners(opened) => {

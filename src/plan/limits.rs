@@ -32,13 +32,12 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         None => humantime::parse_duration(text).map_err(|error| error.to_string()),
     };
-    match duration {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err(Error::usage(format!("`{text}` is no time")).hint("for example 30s, 10m, 2h")),
-        Err(reason) => {
-            Err(Error::usage(format!("`{text}` is not a duration: {reason}")).hint("for example 30s, 10m, 2h"))
-        }
-    }
+    let wrong = match duration {
+        Ok(duration) if !duration.is_zero() => return Ok(duration),
+        Ok(_) => format!("`{text}` is no time"),
+        Err(reason) => format!("`{text}` is not a duration: {reason}"),
+    };
+    Err(Error::usage(wrong).hint("for example 30s, 10m, 2h"))
 }
 
 /// A size such as `64m` or `2g`, in bytes; the units are powers of 1024.
