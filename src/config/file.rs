@@ -29,6 +29,12 @@ pub struct Config {
     /// `[log]`: where belljar says what happens.
     #[serde(default)]
     pub log: LogConfig,
+    /// `[host]`: how the host process works.
+    #[serde(default)]
+    pub host: HostConfig,
+    /// `[channel.NAME]`: programs that connect chat networks.
+    #[serde(default)]
+    pub channel: BTreeMap<String, ChannelConfig>,
     /// `[group.NAME]`: what differs for a group.
     #[serde(default)]
     pub group: BTreeMap<String, GroupConfig>,
@@ -249,6 +255,60 @@ pub struct GroupConfig {
     pub mounts: Vec<ConfiguredMount>,
     /// The command when none is typed.
     pub command: Option<Vec<String>>,
+    /// How the host process speaks with the command.
+    pub agent: Option<AgentKind>,
+}
+
+/// How the host process speaks with an agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentKind {
+    /// Claude Code, by its streams of JSON. With no command: `claude -p …`.
+    #[default]
+    Claude,
+    /// A NanoClaw agent runner: one JSON on stdin, results between markers.
+    Nanoclaw,
+    /// Anything: the prompt on stdin, the answer on stdout.
+    Script,
+}
+
+/// How the host process works.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// What the assistant is called, and how messages begin that wake it; `belljar` unless set.
+    pub assistant: Option<String>,
+    /// The time zone of schedules (IANA); the host's unless set.
+    pub time_zone: Option<String>,
+    /// How long an agent that has answered waits for more; 60 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub idle_close: Option<Duration>,
+    /// How long an agent may take for one answer; 30 min unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub turn_timeout: Option<Duration>,
+    /// The wait after a first failure, doubled after each further one; 5 s unless set.
+    #[serde(default, deserialize_with = "duration")]
+    pub retry: Option<Duration>,
+}
+
+impl HostConfig {
+    /// What the assistant is called.
+    pub fn assistant(&self) -> &str {
+        self.assistant.as_deref().unwrap_or("belljar")
+    }
+
+    /// How a message begins that wakes the agent, where nothing else is said.
+    pub fn trigger(&self) -> String {
+        format!("@{}", self.assistant())
+    }
+}
+
+/// A program that connects a chat network: docs/channels.md.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelConfig {
+    /// Program and arguments; no shell. `belljar` is this program.
+    pub command: Vec<String>,
 }
 
 /// A mount of `[group.NAME]`.

@@ -10,8 +10,8 @@ mod own;
 
 pub use dirs::{Caller, Dirs, create_private, is_of_another, is_real_root, start_over_as, sync_directory};
 pub use file::{
-    Backend, Config, ConfiguredMount, Enforce, GatewayConfig, GroupConfig, Inspect, KeySource, LimitsConfig, Provider,
-    RunConfig, VaultConfig,
+    AgentKind, Backend, ChannelConfig, Config, ConfiguredMount, Enforce, GatewayConfig, GroupConfig, HostConfig,
+    Inspect, KeySource, LimitsConfig, Provider, RunConfig, VaultConfig,
 };
 pub use groups::{Group, GroupName, Groups, MAIN};
 pub use own::read_own;

@@ -61,6 +61,7 @@ use authority::Authority;
 use inject::Secrets;
 use serve::Destination;
 use shared::{Place, Shared};
+pub use times::APPROVAL_WAIT;
 use times::Times;
 use upstream::{Network, Pools};
 use writes::{length_of, writes_through};

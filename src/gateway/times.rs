@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::config::GatewayConfig;
 
+/// How long a held request waits for a person, unless configured.
+pub const APPROVAL_WAIT: Duration = Duration::from_secs(180);
+
 /// The timeouts of `[gateway]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -31,7 +34,7 @@ impl Times {
             header: or(config.header_timeout, 30),
             response: or(config.response_timeout, 600),
             idle: or(config.idle_timeout, 90),
-            approval: or(config.approval_timeout, 180),
+            approval: config.approval_timeout.unwrap_or(APPROVAL_WAIT),
         }
     }
 }

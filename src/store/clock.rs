@@ -71,6 +71,11 @@ impl Moment {
     }
 }
 
+/// Milliseconds since 1970, UTC, by the wall clock.
+pub fn wall_now() -> i64 {
+    milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 /// A span in nanoseconds; three hundred years when it is longer.
 pub(super) fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
@@ -81,7 +86,7 @@ fn milliseconds(time: Duration) -> i64 {
 }
 
 /// A wall time as RFC 3339, UTC.
-pub(super) fn rfc3339(milliseconds: i64) -> String {
+pub fn rfc3339(milliseconds: i64) -> String {
     // Year 9999 is the last that the form can say.
     let time = Duration::from_millis(milliseconds.clamp(0, 253_402_300_799_000).unsigned_abs());
     humantime::format_rfc3339_millis(UNIX_EPOCH + time).to_string()

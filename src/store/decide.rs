@@ -7,7 +7,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::approval::COLUMNS;
-use super::clock::Moment;
+use super::clock::{self, Moment};
 use super::file::Fault;
 use super::{Approval, Held, Preview, State, Store, permit, unknown};
 use crate::error::{Error, Result};
@@ -39,54 +39,7 @@ impl Store {
     /// Keeps a request until it is decided; returns the approval. Refused when 64
     /// of the run wait already.
     pub fn hold(&self, held: Held) -> Result<Approval> {
-        let body = Preview::from(held.body);
-        self.write("hold a request in", |transaction| {
-            let now = Moment::now(&self.boot)?;
-            forget(transaction, &now)?;
-            let waiting: i64 = transaction.query_row(
-                "SELECT count(*) FROM approval WHERE state = 'pending' AND run = ?1",
-                [&held.run],
-                |row| row.get(0),
-            )?;
-            if waiting >= WAITING_LIMIT {
-                let what = format!("{waiting} requests of run {} wait for a person already", held.run);
-                return Err(Error::refused(what).hint("belljar approvals").into());
-            }
-            let deadline = now.plus(held.wait);
-            let id = free_id(transaction)?;
-            let scope = &held.scope;
-            transaction.execute(
-                "INSERT INTO approval (id, state, run, grp, rule, method, scheme, host, port, path, query, \
-                 content_type, secret, body, held, size, whole, sha256, boot, created, created_wall, expires, \
-                 expires_wall) VALUES (?1, 'pending', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
-                 ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
-                params![
-                    id,
-                    held.run,
-                    scope.group,
-                    scope.rule,
-                    scope.method,
-                    scope.scheme,
-                    scope.host,
-                    scope.port,
-                    scope.path,
-                    held.query,
-                    held.content_type,
-                    held.secret,
-                    body.bytes,
-                    stored(body.held),
-                    body.size.map(stored),
-                    body.whole,
-                    body.sha256,
-                    now.boot,
-                    now.since_boot,
-                    now.wall,
-                    deadline.since_boot,
-                    deadline.wall
-                ],
-            )?;
-            one(transaction, &id, &now)?.ok_or_else(|| unknown(&id).into())
-        })
+        self.write("hold a request in", |transaction| hold_in(transaction, held))
     }
 
     /// What became of it so far. Cheap while it waits: for a gateway to ask five
@@ -279,6 +232,56 @@ fn settle(transaction: &Transaction<'_>, id: &str, state: State, (now, by): (&Mo
     Ok(())
 }
 
+/// Keeps a request until it is decided: as [`Store::hold`], in a transaction of the caller's.
+pub(crate) fn hold_in(transaction: &Transaction<'_>, held: Held) -> Result<Approval, Fault> {
+    let body = Preview::from(held.body);
+    let now = Moment::now(&clock::boot()?)?;
+    forget(transaction, &now)?;
+    let waiting: i64 = transaction.query_row(
+        "SELECT count(*) FROM approval WHERE state = 'pending' AND run = ?1",
+        [&held.run],
+        |row| row.get(0),
+    )?;
+    if waiting >= WAITING_LIMIT {
+        let what = format!("{waiting} requests of run {} wait for a person already", held.run);
+        return Err(Error::refused(what).hint("belljar approvals").into());
+    }
+    let deadline = now.plus(held.wait);
+    let id = free_id(transaction)?;
+    let scope = &held.scope;
+    transaction.execute(
+        "INSERT INTO approval (id, state, run, grp, rule, method, scheme, host, port, path, query, \
+         content_type, secret, body, held, size, whole, sha256, boot, created, created_wall, expires, \
+         expires_wall) VALUES (?1, 'pending', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
+         ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+        params![
+            id,
+            held.run,
+            scope.group,
+            scope.rule,
+            scope.method,
+            scope.scheme,
+            scope.host,
+            scope.port,
+            scope.path,
+            held.query,
+            held.content_type,
+            held.secret,
+            body.bytes,
+            stored(body.held),
+            body.size.map(stored),
+            body.whole,
+            body.sha256,
+            now.boot,
+            now.since_boot,
+            now.wall,
+            deadline.since_boot,
+            deadline.wall
+        ],
+    )?;
+    one(transaction, &id, &now)?.ok_or_else(|| unknown(&id).into())
+}
+
 fn free_id(transaction: &Transaction<'_>) -> Result<String, Fault> {
     loop {
         let id = random_id()?;
@@ -293,7 +296,7 @@ fn free_id(transaction: &Transaction<'_>) -> Result<String, Fault> {
     }
 }
 
-fn random_id() -> Result<String> {
+pub(super) fn random_id() -> Result<String> {
     let random = SystemRandom::new();
     let mut id = String::with_capacity(ID_LENGTH);
     while id.len() < ID_LENGTH {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Result};
@@ -16,8 +16,10 @@ use crate::error::{Context, Error, Result};
 const NAME: &str = "belljar.db";
 /// `application_id` in the file's header: "bjar".
 const APPLICATION: i64 = 0x626a_6172;
+/// Tables by version: what each one adds to the one before. Never changed once released.
+const VERSIONS: [&str; 2] = [TABLES, super::tables::HOST];
 /// Version of the tables that this program knows.
-const VERSION: i64 = 1;
+const VERSION: i64 = VERSIONS.len() as i64;
 /// How long one process waits for another to finish writing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -156,7 +158,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
 }
 
 /// What can go wrong within a transaction.
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// SQLite's part.
     Sqlite(rusqlite::Error),
     /// Ours.
@@ -206,11 +208,8 @@ fn settle(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
         let objects: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         match version {
             VERSION => {}
-            0 if owner == 0 && objects == 0 => {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "application_id", APPLICATION)?;
-                transaction.pragma_update(None, "user_version", VERSION)?;
-            }
+            0 if owner == 0 && objects == 0 => migrate(&transaction, 0)?,
+            older @ 1..VERSION if owner == APPLICATION => migrate(&transaction, older)?,
             newer if owner == APPLICATION => {
                 let what = format!("{} has version {newer}; this belljar knows {VERSION}", path.display());
                 return Err(Error::refused(what).hint("use the belljar that made it").into());
@@ -227,6 +226,15 @@ fn settle(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
     }
     Ok(())
+}
+
+/// Brings the tables from a version to this program's, in the caller's transaction: all of it or nothing.
+fn migrate(transaction: &Transaction<'_>, from: i64) -> rusqlite::Result<()> {
+    for version in VERSIONS.iter().skip(usize::try_from(from).unwrap_or_default()) {
+        transaction.execute_batch(version)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)
 }
 
 fn foreign(path: &Path) -> Error {

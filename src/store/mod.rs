@@ -1,4 +1,5 @@
-//! What runs share: rate counters, approvals and grants, in one SQLite file.
+//! What runs and the host process share, in one SQLite file: rate counters, approvals and grants,
+//! chats, messages and tasks.
 //!
 //! Each run's gateway, and each command of a person, opens the file for itself:
 //! there is no process that all depend on. What is read in order to be written
@@ -8,12 +9,19 @@
 //! Nothing secret may come in here: previews are made before injection.
 
 mod approval;
+pub mod bell;
+pub(crate) mod chats;
 mod clock;
 mod decide;
+pub(crate) mod decisions;
 mod file;
+mod messages;
 mod notify;
+pub(crate) mod outgoing;
 mod permit;
 mod rate;
+mod tables;
+pub(crate) mod tasks;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,12 +32,19 @@ use crate::config::Dirs;
 use crate::error::{Error, Result};
 
 pub use approval::{Approval, BODY_LIMIT, Body, Held, Preview, State};
+pub use chats::{Binding, Chat, LOCAL};
+pub use clock::{rfc3339, wall_now};
 pub use decide::Verdict;
+pub(crate) use decide::hold_in;
+pub use decisions::Decision;
+pub use messages::{Heard, Message, Turn, Wakes};
 pub use notify::notify;
+pub use outgoing::{Outgoing, Sent};
 pub use permit::{Permit, Scope};
 pub use rate::{Taken, retry_seconds};
+pub use tasks::{Changes, NewTask, Pause, Task, TaskContext, TaskEnd, TaskRun};
 
-use file::Fault;
+pub(crate) use file::Fault;
 
 /// The store, opened by this process. Can be shared between threads, one of
 /// which uses it at a time.
@@ -66,7 +81,7 @@ impl Store {
     }
 
     /// Reads and writes while no one else can write.
-    fn write<T>(&self, step: &str, writing: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
+    pub(crate) fn write<T>(&self, step: &str, writing: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
         self.within(step, TransactionBehavior::Immediate, writing)
     }
 

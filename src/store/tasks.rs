@@ -1,0 +1,423 @@
+//! Tasks and their runs. A run is `waiting` from the moment when it is due, then
+//! `running`, then `ok` or `failed`; or `skipped`, when the one before still went on.
+//! That it is due, and when the next one will be, is written together: a host
+//! process that is killed in between neither skips a run nor makes it twice.
+
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+use serde::Serialize;
+
+use super::clock::{rfc3339, wall_now};
+use super::file::Fault;
+use super::{Store, chats, outgoing};
+use crate::error::{Error, Result};
+use crate::schedule::{Kind, Schedule};
+
+/// Tasks of one group: an agent can ask in a loop.
+const MOST: i64 = 200;
+/// A run that was interrupted so many times is not begun again.
+const TRIES: i64 = 3;
+
+/// Which conversation a task's agent is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskContext {
+    /// The group's.
+    Group,
+    /// One of its own.
+    Isolated,
+}
+
+impl TaskContext {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+/// A task that is to be.
+#[derive(Debug, Clone)]
+pub struct NewTask {
+    /// What it is called; made up where nothing is said.
+    pub id: Option<String>,
+    /// The group whose agent does it.
+    pub group: String,
+    /// Where its answer goes.
+    pub chat: String,
+    /// What the agent is told.
+    pub prompt: String,
+    /// For a NanoClaw runner: a script that decides whether the agent is needed.
+    pub script: Option<String>,
+    /// When.
+    pub schedule: Schedule,
+    /// In which conversation.
+    pub context: TaskContext,
+}
+
+/// A task.
+#[derive(Debug, Clone, Serialize)]
+pub struct Task {
+    /// What it is called.
+    pub id: String,
+    /// The group whose agent does it.
+    pub group: String,
+    /// Where its answer goes.
+    pub chat: String,
+    /// What the agent is told.
+    pub prompt: String,
+    /// For a NanoClaw runner.
+    pub script: Option<String>,
+    /// `cron`, `interval` or `once`.
+    pub schedule_type: String,
+    /// As it was written.
+    pub schedule_value: String,
+    /// The time zone.
+    pub time_zone: String,
+    /// `group` or `isolated`.
+    pub context_mode: String,
+    /// `active`, `paused` or `completed`.
+    pub status: String,
+    /// When it is due next: RFC 3339, UTC.
+    pub next_run: Option<String>,
+    #[serde(skip)]
+    pub(super) next_wall: Option<i64>,
+}
+
+/// One run of a task.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskRun {
+    /// Its number.
+    pub seq: i64,
+    /// The task.
+    pub task: String,
+    /// The task's group.
+    pub group: String,
+    /// When it was due: RFC 3339, UTC.
+    pub due: String,
+    /// `waiting`, `running`, `ok`, `failed` or `skipped`.
+    pub outcome: String,
+    /// When it began.
+    pub started: Option<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: Option<i64>,
+    /// What the agent said, its beginning.
+    pub result: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// What is changed of a task; `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// What the agent is told.
+    pub prompt: Option<String>,
+    /// For a NanoClaw runner.
+    pub script: Option<String>,
+    /// When.
+    pub schedule: Option<Schedule>,
+    /// In which conversation.
+    pub context: Option<TaskContext>,
+}
+
+fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
+    let next: Option<i64> = row.get("next_wall")?;
+    Ok(Task {
+        id: row.get("id")?,
+        group: row.get("grp")?,
+        chat: row.get("chat")?,
+        prompt: row.get("prompt")?,
+        script: row.get("script")?,
+        schedule_type: row.get("kind")?,
+        schedule_value: row.get("value")?,
+        time_zone: row.get("zone")?,
+        context_mode: row.get("context")?,
+        status: row.get("status")?,
+        next_run: next.map(rfc3339),
+        next_wall: next,
+    })
+}
+
+fn task_run(row: &Row<'_>) -> rusqlite::Result<TaskRun> {
+    let (started, ended): (Option<i64>, Option<i64>) = (row.get("started_wall")?, row.get("ended_wall")?);
+    Ok(TaskRun {
+        seq: row.get("seq")?,
+        task: row.get("task")?,
+        group: row.get("grp")?,
+        due: rfc3339(row.get("due_wall")?),
+        outcome: row.get("state")?,
+        started: started.map(rfc3339),
+        duration_ms: started.zip(ended).map(|(started, ended)| (ended - started).max(0)),
+        result: row.get("result")?,
+        error: row.get("error")?,
+    })
+}
+
+impl Task {
+    fn schedule(&self) -> Result<Schedule> {
+        let kind = Kind::parse(&self.schedule_type)
+            .ok_or_else(|| Error::failed(format!("task {}: no such schedule: {}", self.id, self.schedule_type)))?;
+        Schedule::parse(kind, &self.schedule_value, &self.time_zone)
+    }
+}
+
+/// A task of this id.
+pub(crate) fn find(transaction: &Transaction<'_>, id: &str) -> Result<Option<Task>, Fault> {
+    Ok(transaction.query_row("SELECT * FROM task WHERE id = ?1", [id], task).optional()?)
+}
+
+/// Tasks of a group, or all.
+pub(crate) fn list(transaction: &Transaction<'_>, group: Option<&str>) -> Result<Vec<Task>, Fault> {
+    let mut statement =
+        transaction.prepare("SELECT * FROM task WHERE ?1 IS NULL OR grp = ?1 ORDER BY created_wall, id")?;
+    Ok(statement.query_map([group], task)?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Adds a task; its id. Refused when there is one of this id, or too many.
+pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String, Fault> {
+    let now = wall_now();
+    let count: i64 = transaction.query_row(
+        "SELECT count(*) FROM task WHERE grp = ?1 AND status <> 'completed'",
+        [&new.group],
+        |row| row.get(0),
+    )?;
+    if count >= MOST {
+        let what = format!("group {} has {count} tasks, as many as may be", new.group);
+        return Err(Error::refused(what).hint("cancel one first: belljar task cancel ID").into());
+    }
+    let id = match &new.id {
+        Some(id) => id.clone(),
+        None => format!("task-{now}-{}", super::decide::random_id()?),
+    };
+    if find(transaction, &id)?.is_some() {
+        return Err(Error::refused(format!("there is a task `{id}` already")).hint("choose another id").into());
+    }
+    let first = new.schedule.first(now)?;
+    transaction.execute(
+        "INSERT INTO task (id, grp, chat, prompt, script, kind, value, zone, context, status, next_wall, created_wall) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'active', ?10, ?11)",
+        params![
+            id,
+            new.group,
+            new.chat,
+            new.prompt,
+            new.script,
+            new.schedule.kind.name(),
+            new.schedule.value,
+            new.schedule.zone,
+            new.context.name(),
+            first,
+            now
+        ],
+    )?;
+    Ok(id)
+}
+
+/// Pauses a task, or lets it go on: what it missed meanwhile is left out.
+pub(crate) fn set_paused(transaction: &Transaction<'_>, task: &Task, pause: Pause) -> Result<(), Fault> {
+    let wanted = match (task.status.as_str(), pause) {
+        ("completed", _) => {
+            return Err(Error::refused(format!("task `{}` is completed", task.id)).hint("schedule a new one").into());
+        }
+        (_, Pause::Yes) => "paused",
+        (_, Pause::No) => "active",
+    };
+    let next = match (pause, task.next_wall) {
+        (Pause::No, Some(next)) if task.status == "paused" && next < wall_now() => {
+            let now = wall_now();
+            // A single time that has passed is due now.
+            Some(task.schedule()?.after(next, now).unwrap_or(now))
+        }
+        (_, next) => next,
+    };
+    transaction.execute("UPDATE task SET status = ?2, next_wall = ?3 WHERE id = ?1", params![task.id, wanted, next])?;
+    Ok(())
+}
+
+/// Whether a task is to pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// It is.
+    Yes,
+    /// It is to go on.
+    No,
+}
+
+/// Removes a task and its history; a run that goes on is not stopped.
+pub(crate) fn cancel(transaction: &Transaction<'_>, id: &str) -> Result<(), Fault> {
+    transaction.execute("DELETE FROM task WHERE id = ?1", [id])?;
+    transaction.execute("DELETE FROM task_run WHERE task = ?1 AND state <> 'running'", [id])?;
+    Ok(())
+}
+
+/// Changes a task; a new schedule begins now.
+pub(crate) fn update(transaction: &Transaction<'_>, task: &Task, changes: &Changes) -> Result<(), Fault> {
+    let schedule = match &changes.schedule {
+        Some(schedule) => schedule.clone(),
+        None => task.schedule()?,
+    };
+    let (status, next) = match &changes.schedule {
+        Some(schedule) => {
+            let status = if task.status == "paused" { "paused" } else { "active" };
+            (status, Some(schedule.first(wall_now())?))
+        }
+        None => (task.status.as_str(), task.next_wall),
+    };
+    transaction.execute(
+        "UPDATE task SET prompt = ?2, script = ?3, kind = ?4, value = ?5, zone = ?6, context = ?7, status = ?8, \
+         next_wall = ?9 WHERE id = ?1",
+        params![
+            task.id,
+            changes.prompt.as_ref().unwrap_or(&task.prompt),
+            changes.script.as_ref().or(task.script.as_ref()),
+            schedule.kind.name(),
+            schedule.value,
+            schedule.zone,
+            changes.context.map_or(task.context_mode.as_str(), |context| context.name()),
+            status,
+            next
+        ],
+    )?;
+    Ok(())
+}
+
+impl Store {
+    /// Tasks of a group, or all, in the order in which they were made.
+    pub fn tasks(&self, group: Option<&str>) -> Result<Vec<Task>> {
+        self.read("list tasks in", |transaction| list(transaction, group))
+    }
+
+    /// A task of this id.
+    pub fn task(&self, id: &str) -> Result<Option<Task>> {
+        self.read("look for a task in", |transaction| find(transaction, id))
+    }
+
+    /// The runs of a task, the last one first.
+    pub fn task_history(&self, id: &str, count: i64) -> Result<Vec<TaskRun>> {
+        self.read("list runs of a task in", |transaction| {
+            let mut statement =
+                transaction.prepare("SELECT * FROM task_run WHERE task = ?1 ORDER BY seq DESC LIMIT ?2")?;
+            Ok(statement.query_map(params![id, count], task_run)?.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// When the next task is due, in milliseconds since 1970.
+    pub fn next_due(&self) -> Result<Option<i64>> {
+        self.read("look for the next task in", |transaction| {
+            let next = "SELECT min(next_wall) FROM task WHERE status = 'active' AND next_wall IS NOT NULL";
+            Ok(transaction.query_row(next, [], |row| row.get(0))?)
+        })
+    }
+
+    /// Makes a waiting run of each task that is due, and says when each is due next.
+    /// A time that passed while nobody served is made up for once, however many
+    /// passed.
+    pub fn make_due(&self) -> Result<usize> {
+        self.write("look for tasks that are due in", |transaction| {
+            let now = wall_now();
+            let due: Vec<Task> = {
+                let mut statement =
+                    transaction.prepare("SELECT * FROM task WHERE status = 'active' AND next_wall <= ?1")?;
+                statement.query_map([now], task)?.collect::<rusqlite::Result<_>>()?
+            };
+            for task in &due {
+                let at = task.next_wall.unwrap_or(now);
+                let going_on: i64 = transaction.query_row(
+                    "SELECT count(*) FROM task_run WHERE task = ?1 AND state IN ('waiting', 'running')",
+                    [&task.id],
+                    |row| row.get(0),
+                )?;
+                let state = if going_on > 0 { "skipped" } else { "waiting" };
+                transaction.execute(
+                    "INSERT INTO task_run (task, grp, due_wall, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+                    params![task.id, task.group, at, state],
+                )?;
+                // One whose schedule is no longer understood would be due for ever.
+                let next = task.schedule().ok().and_then(|schedule| schedule.after(at, now));
+                let status = if next.is_some() { "active" } else { "completed" };
+                transaction.execute(
+                    "UPDATE task SET next_wall = ?2, status = ?3 WHERE id = ?1",
+                    params![task.id, next, status],
+                )?;
+            }
+            Ok(due.len())
+        })
+    }
+
+    /// Groups with tasks whose runs wait, the longest first.
+    pub fn groups_with_tasks(&self) -> Result<Vec<String>> {
+        self.read("look for tasks in", |transaction| {
+            let mut statement = transaction
+                .prepare("SELECT grp FROM task_run WHERE state = 'waiting' GROUP BY grp ORDER BY min(seq)")?;
+            Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Begins the run of a group's that waits longest.
+    pub fn begin_task(&self, group: &str) -> Result<Option<(TaskRun, Task)>> {
+        self.write("begin a task in", |transaction| {
+            transaction.execute(
+                "UPDATE task_run SET state = 'failed', error = 'it was interrupted too often' \
+                 WHERE state = 'waiting' AND tries >= ?1",
+                [TRIES],
+            )?;
+            loop {
+                let next = "SELECT * FROM task_run WHERE state = 'waiting' AND grp = ?1 ORDER BY seq LIMIT 1";
+                let Some(run) = transaction.query_row(next, [group], task_run).optional()? else { return Ok(None) };
+                match find(transaction, &run.task)? {
+                    Some(task) => {
+                        transaction.execute(
+                            "UPDATE task_run SET state = 'running', started_wall = ?2 WHERE seq = ?1",
+                            params![run.seq, wall_now()],
+                        )?;
+                        return Ok(Some((run, task)));
+                    }
+                    // It was cancelled.
+                    None => transaction.execute("DELETE FROM task_run WHERE seq = ?1", [run.seq])?,
+                };
+            }
+        })
+    }
+
+    /// A run has not begun after all: it waits again.
+    pub fn postpone_task(&self, run: i64) -> Result<()> {
+        self.write("postpone a task in", |transaction| {
+            transaction.execute("UPDATE task_run SET state = 'waiting', tries = tries + 1 WHERE seq = ?1", [run])?;
+            Ok(())
+        })
+    }
+
+    /// A run has ended; what it said goes to the task's chat.
+    pub fn end_task(&self, run: &TaskRun, task: &Task, end: &TaskEnd) -> Result<()> {
+        self.write("end a task in", |transaction| {
+            let (state, error) = match &end.error {
+                None => ("ok", None),
+                Some(error) => ("failed", Some(error)),
+            };
+            let shown: String = end.replies.join("\n").chars().take(4096).collect();
+            transaction.execute(
+                "UPDATE task_run SET state = ?2, ended_wall = ?3, result = ?4, error = ?5 WHERE seq = ?1",
+                params![run.seq, state, wall_now(), shown, error],
+            )?;
+            if let Some(session) = &end.session {
+                chats::keep_session(transaction, &task.group, session)?;
+            }
+            for reply in &end.replies {
+                outgoing::queue(transaction, &task.chat, &task.group, reply)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// How a task's run ended.
+#[derive(Debug, Clone, Default)]
+pub struct TaskEnd {
+    /// What the agent said.
+    pub replies: Vec<String>,
+    /// The group's session from now on.
+    pub session: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
