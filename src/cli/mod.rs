@@ -18,10 +18,12 @@ mod ps;
 mod rows;
 mod run;
 mod secret;
+mod send;
 mod serve;
 mod show;
 mod stop;
 mod systemd;
+mod task;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,8 @@ enum Command {
     Approve(approve::Arguments),
     Deny(deny::Arguments),
     Serve(serve::Arguments),
+    Send(send::Arguments),
+    Task(task::Arguments),
     Systemd(systemd::Arguments),
 }
 
@@ -100,6 +104,8 @@ impl Cli {
             Command::Approve(arguments) => arguments.execute(),
             Command::Deny(arguments) => arguments.execute(),
             Command::Serve(arguments) => arguments.execute(),
+            Command::Send(arguments) => arguments.execute(),
+            Command::Task(arguments) => arguments.execute(),
             Command::Systemd(arguments) => arguments.execute(),
         }
     }

@@ -9,10 +9,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::Host;
 use super::run::{Asked, Told};
+use super::{Host, messages};
 use crate::runs;
 
 /// Longest body of a request, in bytes.
@@ -30,11 +31,15 @@ pub async fn answer(host: &Rc<Host>, request: Request<Incoming>) -> Answer {
         (Method::GET, "/runs") => live(host),
         (Method::POST, "/runs") => start(host, request).await,
         (Method::DELETE, path) if path.starts_with("/runs/") => stop(host, &path["/runs/".len()..]),
-        (_, "/status" | "/runs") => refusal(StatusCode::METHOD_NOT_ALLOWED, "no such method here", None),
+        (Method::POST, "/messages") => messages::take(host, request).await,
+        (Method::GET, "/messages") => messages::tell(host, &request).await,
+        (_, "/status" | "/runs" | "/messages") => refusal(StatusCode::METHOD_NOT_ALLOWED, "no such method here", None),
         _ => refusal(
             StatusCode::NOT_FOUND,
             "there is nothing of this name",
-            Some("GET /status, GET /runs, POST /runs, DELETE /runs/ID; man belljar-serve"),
+            Some(
+                "GET /status, GET /runs, POST /runs, DELETE /runs/ID, POST /messages, GET /messages; man belljar-serve",
+            ),
         ),
     }
 }
@@ -44,7 +49,7 @@ pub fn refusal(status: StatusCode, message: &str, hint: Option<&str>) -> Answer 
     reply(status, &json!({ "error": { "message": message, "hint": hint } }))
 }
 
-fn reply(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn reply(status: StatusCode, value: &impl Serialize) -> Answer {
     let text = serde_json::to_string(value).unwrap_or_default() + "\n";
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     *answer.status_mut() = status;
@@ -81,25 +86,30 @@ fn stop(host: &Host, run: &str) -> Answer {
     }
 }
 
-async fn start(host: &Rc<Host>, request: Request<Incoming>) -> Answer {
+/// The body of a request, understood; or what is to be said instead.
+pub(super) async fn body<T: DeserializeOwned>(request: Request<Incoming>, example: &str) -> Result<T, Answer> {
     let body = match Limited::new(request.into_body(), LONGEST).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
             let message = format!("the body is longer than {} MiB", LONGEST >> 20);
             let hint = "put long input into a file of the group's, and tell the agent its name";
-            return refusal(StatusCode::PAYLOAD_TOO_LARGE, &message, Some(hint));
+            return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, &message, Some(hint)));
         }
         Err(error) => {
             let hint = "curl --data-binary @FILE sends a body as HTTP has it";
-            return refusal(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"), Some(hint));
+            return Err(refusal(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"), Some(hint)));
         }
     };
-    let asked: Asked = match serde_json::from_slice(&body) {
+    serde_json::from_slice(&body).map_err(|error| {
+        refusal(StatusCode::BAD_REQUEST, &format!("the body is not understood: {error}"), Some(example))
+    })
+}
+
+async fn start(host: &Rc<Host>, request: Request<Incoming>) -> Answer {
+    let example = r#"{"group": "sales", "command": ["sh", "-c", "…"], "stdin": "…"}"#;
+    let asked: Asked = match body(request, example).await {
         Ok(asked) => asked,
-        Err(error) => {
-            let hint = r#"{"group": "sales", "command": ["sh", "-c", "…"], "stdin": "…"}"#;
-            return refusal(StatusCode::BAD_REQUEST, &format!("the body is not understood: {error}"), Some(hint));
-        }
+        Err(answer) => return answer,
     };
     if host.stopping.get() {
         return refusal(

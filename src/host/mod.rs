@@ -1,15 +1,31 @@
-//! The host process: it listens on a Unix socket, and starts runs for those who
-//! ask. Each run is a `belljar run` of its own, so that what is promised of runs
-//! needs nothing of this process, which an agent's end or a request's cannot hurt.
+//! The host process: the trusted half. It takes messages from people, gives them to
+//! the agents of their groups, does what agents may ask for, and tasks when they are
+//! due; and it starts runs for those who ask on its Unix socket. Each run is a
+//! `belljar run` of its own, so that what is promised of runs needs nothing of this
+//! process, which an agent's end or a request's cannot hurt.
+//!
+//! What it must not forget is in the store. In here is only what goes on now.
 
+mod agent;
 mod api;
+mod board;
+mod channels;
+mod child;
+pub mod client;
+mod conversation;
+mod format;
+mod messages;
 mod place;
+mod queue;
+mod router;
 mod run;
+mod trigger;
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -21,20 +37,28 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
-use crate::config::{Caller, Config, Dirs};
-use crate::error::{Context, Result};
+use crate::config::{Caller, Config, Dirs, Groups};
+use crate::error::{Context, Error, Result};
+use crate::ipc::{Desk, Done, Place, Spool};
 use crate::journal::{Events, Priority};
 use crate::runs;
+use crate::schedule::host_zone;
+use crate::store::Store;
 use crate::systemd::notify;
+
+pub use place::{Socket, is_serving, socket_path};
 
 /// Connections that are served at once.
 const CONNECTIONS: usize = 64;
 /// How long a client may take for the head of a request, or stay without one.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// Threads that use the store.
+const BLOCKING_THREADS: usize = 4;
 /// How long runs may take to end when the host does: more than their own grace.
 const RUNS_END_WITHIN: Duration = Duration::from_secs(8);
 
@@ -42,16 +66,24 @@ const RUNS_END_WITHIN: Duration = Duration::from_secs(8);
 pub(crate) struct Host {
     dirs: Dirs,
     program: std::path::PathBuf,
+    store: Arc<Store>,
     /// Places for runs.
-    places: Semaphore,
+    places: Arc<Semaphore>,
     most_runs: usize,
     /// Supervisors of the runs that were started here.
-    children: std::cell::RefCell<BTreeSet<i32>>,
+    children: RefCell<BTreeSet<i32>>,
     connections: Cell<usize>,
     /// Something has begun or ended.
     changed: Notify,
     stopping: Cell<bool>,
     events: Events,
+    queue: queue::Queue,
+    /// Counts what was changed in the store.
+    rung: watch::Sender<u64>,
+    /// The IPC directories of groups.
+    groups: RefCell<HashMap<String, Rc<Place>>>,
+    /// What each group's agent was shown last.
+    shown: RefCell<HashMap<String, u64>>,
 }
 
 /// What `belljar serve` asks for.
@@ -68,34 +100,78 @@ pub fn serve(caller: &Caller, dirs: &Dirs, options: Options) -> Result<()> {
     let config = Config::load(&dirs.config_file())?;
     let events = Events::of_host(config.log.to);
     let program = std::env::current_exe().step(|| "find belljar's own file".to_owned())?;
-    let socket = place::Socket::open(caller, dirs)?;
+    for name in config.channel.keys() {
+        channels::check_name(name)?;
+    }
+    let socket = Socket::open(caller, dirs)?;
+    let store = Arc::new(Store::open(dirs)?);
+    store.recover()?;
     // It may be the first of belljar since the power went.
     if let Err(error) = runs::bury_dead(dirs, runs::STOPPED) {
         events.tell_error("cleanup", &error);
     }
     place::step_aside(caller)?;
-    let runtime = crate::event_loop::start().step(|| "start the event loop".to_owned())?;
+    let runtime = crate::event_loop::builder()
+        .and_then(|mut builder| builder.max_blocking_threads(BLOCKING_THREADS).build())
+        .step(|| "start the event loop".to_owned())?;
     let host = Rc::new(Host {
         dirs: dirs.clone(),
         program,
-        places: Semaphore::new(options.most_runs),
+        store,
+        places: Arc::new(Semaphore::new(options.most_runs)),
         most_runs: options.most_runs,
-        children: std::cell::RefCell::default(),
+        children: RefCell::default(),
         connections: Cell::new(0),
         changed: Notify::new(),
         stopping: Cell::new(false),
         events,
+        queue: queue::Queue::default(),
+        rung: watch::Sender::new(0),
+        groups: RefCell::default(),
+        shown: RefCell::default(),
     });
     let local = LocalSet::new();
     let served = local.block_on(&runtime, async {
         let listener = UnixListener::from_std(socket.listener()?).step(|| "listen on the socket".to_owned())?;
+        let (tell, told) = unbounded_channel();
+        let spool = Spool::start(dirs, Desk::new(dirs, &config), tell)?;
         host.events.tell("serving", Priority::Info, &format!("belljar serves on {}", socket.name()), &[]);
-        listen(&host, listener, options.idle_exit).await?;
+        board::refresh(&host).await;
+        tokio::task::spawn_local(listen_to_agents(Rc::clone(&host), told));
+        tokio::task::spawn_local(queue::work(Rc::clone(&host)));
+        for (name, channel) in &config.channel {
+            tokio::task::spawn_local(channels::supervise(Rc::clone(&host), name.clone(), channel.clone()));
+        }
+        // A channel hears what people say only while somebody serves.
+        let idle_exit = options.idle_exit.filter(|_| config.channel.is_empty());
+        let served = listen(&host, listener, idle_exit).await;
+        drop(spool);
         stop(&host).await;
-        Ok(())
+        served
     });
     host.events.tell("stopped", Priority::Info, "belljar serves no longer", &[]);
     served
+}
+
+/// What agents have asked for, and others have changed.
+async fn listen_to_agents(host: Rc<Host>, mut told: UnboundedReceiver<Done>) {
+    while let Some(done) = told.recv().await {
+        match done {
+            Done::Rung => {
+                // Those that came meanwhile are heard with it.
+                while let Ok(Done::Rung) = told.try_recv() {}
+                host.ring();
+                board::refresh(&host).await;
+            }
+            Done::Refused { group, message } => {
+                host.events.tell("ipc", Priority::Notice, &message, &[("GROUP", group.into())]);
+            }
+            Done::Failed { group, error } => {
+                let event = if group.is_some() { "ipc" } else { "failed" };
+                host.events.tell_error(event, &error);
+            }
+        }
+    }
 }
 
 async fn listen(host: &Rc<Host>, listener: UnixListener, idle_exit: Option<Duration>) -> Result<()> {
@@ -182,6 +258,37 @@ async fn stop(host: &Rc<Host>) {
 }
 
 impl Host {
+    /// Uses the store, without holding others up.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(&self.store);
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.unwrap_or_else(|error| Err(Error::failed("use the store").because(error)))
+    }
+
+    /// Something was changed in the store: whoever waits for it looks.
+    fn ring(&self) {
+        self.rung.send_modify(|count| *count += 1);
+        self.queue.wake();
+    }
+
+    /// The IPC directory of a group.
+    fn place(&self, group: &str) -> Result<Rc<Place>> {
+        if let Some(place) = self.groups.borrow().get(group) {
+            return Ok(Rc::clone(place));
+        }
+        let place = Rc::new(Place::open(&self.dirs, &Groups::new(&self.dirs).find(group)?)?);
+        self.groups.borrow_mut().insert(group.to_owned(), Rc::clone(&place));
+        Ok(place)
+    }
+
+    /// The time zone that agents are told times in.
+    fn zone(&self, config: &Config) -> String {
+        config.host.time_zone.clone().unwrap_or_else(host_zone)
+    }
+
     fn is_idle(&self) -> bool {
         self.children.borrow().is_empty() && (self.stopping.get() || self.connections.get() == 0)
     }

@@ -76,6 +76,12 @@ pub fn socket_path(caller: &Caller, dirs: &Dirs) -> PathBuf {
     if is_own && !in_unit { beside.join("belljar.sock") } else { dirs.data.join("belljar.sock") }
 }
 
+/// Whether a host process serves now.
+pub fn is_serving(dirs: &Dirs) -> bool {
+    let Ok(file) = File::open(dirs.data.join("serve.lock")) else { return false };
+    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+}
+
 fn lock(path: &Path) -> Result<Flock<File>> {
     let step = || format!("lock {}", path.display());
     let file = File::options().create(true).append(true).mode(0o600).open(path).step(step)?;

@@ -17,7 +17,7 @@ pub use operation::{Operation, TaskChange, TaskOrder};
 pub use perform::{Answer, Desk, Way};
 pub use place::Place;
 pub use session::offer_mcp;
-pub use snapshot::write_snapshots;
+pub use snapshot::Snapshot;
 pub use spool::{Done, Spool};
 
 use crate::config::MAIN;

@@ -2,20 +2,31 @@
 
 use serde_json::{Value, json};
 
-use super::Place;
 use crate::config::MAIN;
-use crate::error::Result;
-use crate::store::{Chat, Store, Task, rfc3339, wall_now};
+use crate::store::{Chat, Task};
 
-/// Writes `current_tasks.json` and `available_groups.json` for a group's agent:
-/// all tasks and chats for main, for others their own tasks and no chat.
-pub fn write_snapshots(store: &Store, place: &Place) -> Result<()> {
-    let is_main = place.group() == MAIN;
-    let tasks = store.tasks((!is_main).then_some(place.group()))?;
-    place.put_snapshot("current_tasks.json", &tasks.iter().map(shown_task).collect())?;
-    let chats = if is_main { store.chats()? } else { Vec::new() };
-    let groups: Vec<Value> = chats.iter().map(shown_chat).collect();
-    place.put_snapshot("available_groups.json", &json!({ "groups": groups, "lastSync": rfc3339(wall_now()) }))
+/// What a group's agent is shown: all tasks and chats to main, to others their own
+/// tasks and no chat.
+pub struct Snapshot {
+    /// `current_tasks.json`.
+    pub tasks: Value,
+    /// `groups` of `available_groups.json`.
+    pub groups: Value,
+}
+
+impl Snapshot {
+    /// For a group.
+    pub fn of(group: &str, tasks: &[Task], chats: &[Chat]) -> Self {
+        let is_main = group == MAIN;
+        let tasks = tasks.iter().filter(|task| is_main || task.group == group);
+        let chats = chats.iter().filter(|_| is_main);
+        Self { tasks: tasks.map(shown_task).collect(), groups: chats.map(shown_chat).collect() }
+    }
+
+    /// `available_groups.json`, written at this time.
+    pub fn available(&self, time: &str) -> Value {
+        json!({ "groups": self.groups, "lastSync": time })
+    }
 }
 
 fn shown_task(task: &Task) -> Value {
