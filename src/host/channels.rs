@@ -210,6 +210,8 @@ impl Channel {
         let Ok(said) = parse::<FromChannel>(line) else { return Ok(()) };
         match said {
             FromChannel::Ready { .. } => Ok(()),
+            FromChannel::Message(message) if !is_name(&message.chat) => Ok(()),
+            FromChannel::Chat { chat, .. } if !is_name(&chat) => Ok(()),
             FromChannel::Message(message) => {
                 let id = message.id.clone();
                 hear(&self.host, said_of(&self.name, message)).await?;
@@ -288,6 +290,11 @@ async fn next_line(stream: &mut BufReader<ChildStdout>, text: &mut Vec<u8>) -> O
             }
         }
     }
+}
+
+/// Whether a name can be a chat's in its channel.
+fn is_name(chat: &str) -> bool {
+    !chat.is_empty() && chat.len() <= 190 && !chat.chars().any(char::is_control)
 }
 
 /// Whether a name can be a channel's: it begins the names of its chats.

@@ -24,7 +24,7 @@ use crate::store::{Message, Task, TaskEnd, Turn, wall_now};
 /// The name of runs that answer messages and do tasks.
 pub const RUN_NAME: &str = "host";
 /// Messages that an agent is given at once, and bytes of text.
-pub const AT_ONCE: (usize, usize) = (100, 256 << 10);
+pub const AT_ONCE: (usize, usize) = (200, 256 << 10);
 /// How long an agent that was told to end may take, and one that is written to.
 const GRACE: Duration = Duration::from_secs(20);
 const IDLE_CLOSE: Duration = Duration::from_secs(60);

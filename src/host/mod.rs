@@ -276,7 +276,7 @@ impl Host {
 
     /// The IPC directory of a group.
     fn place(&self, group: &str) -> Result<Rc<Place>> {
-        if let Some(place) = self.groups.borrow().get(group) {
+        if let Some(place) = self.groups.borrow().get(group).filter(|place| place.is_current(&self.dirs)) {
             return Ok(Rc::clone(place));
         }
         let place = Rc::new(Place::open(&self.dirs, &Groups::new(&self.dirs).find(group)?)?);

@@ -2,7 +2,7 @@
 //! before messages, and among them who waits longest. What failed is tried again
 //! after a while that doubles.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub struct Queue {
     live: RefCell<HashMap<String, Rc<Notify>>>,
     failed: RefCell<HashMap<String, Failed>>,
     wake: Notify,
+    /// Groups wait because all places are taken.
+    crowded: Cell<bool>,
 }
 
 struct Failed {
@@ -62,8 +64,12 @@ impl Queue {
     }
 }
 
-/// Whether something waits for a group that its live run does not take.
+/// Whether something waits that a group's live run does not take: of the group's own,
+/// or of others who find no place.
 pub async fn has_work(host: &Rc<Host>, group: &str) -> bool {
+    if host.queue.crowded.get() {
+        return true;
+    }
     let name = group.to_owned();
     let waits = host.with_store(move |store| {
         Ok(store.groups_with_tasks()?.contains(&name) || store.groups_with_messages()?.contains(&name))
@@ -120,6 +126,7 @@ async fn look(host: &Rc<Host>) -> Result<Option<Instant>> {
     let in_ms = |at: i64| Instant::now() + Duration::from_millis((at - wall_now()).max(0).unsigned_abs());
     let mut next = due.map(in_ms);
     let mut seen = HashSet::new();
+    let mut crowded = false;
     let with_tasks: HashSet<String> = tasks.iter().cloned().collect();
     for group in tasks.into_iter().chain(messages) {
         if !seen.insert(group.clone()) {
@@ -136,8 +143,18 @@ async fn look(host: &Rc<Host>) -> Result<Option<Instant>> {
             next = next.into_iter().chain(rest).min();
             continue;
         }
-        let Ok(place) = host.places.clone().try_acquire_owned() else { break };
-        start(host, group, place);
+        match host.places.clone().try_acquire_owned() {
+            Ok(place) => start(host, group, place),
+            Err(_) => {
+                crowded = true;
+                break;
+            }
+        }
+    }
+    host.queue.crowded.set(crowded);
+    if crowded {
+        // Those that only wait for more make room.
+        host.queue.live.borrow().values().for_each(|nudge| nudge.notify_one());
     }
     Ok(next)
 }

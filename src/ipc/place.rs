@@ -49,6 +49,20 @@ impl Place {
         opened().step(step).map_err(hint)
     }
 
+    /// Whether these are the directories of those names still: a person may have
+    /// removed them.
+    pub fn is_current(&self, dirs: &Dirs) -> bool {
+        let same = |held: &OwnedFd, name: &str| {
+            let path = dirs.data.join("ipc").join(&self.group).join(name);
+            let (Ok(held), Ok(named)) = (fstat(held), rustix::fs::lstat(path)) else { return false };
+            (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+        };
+        same(&self.top, "")
+            && same(&self.messages, "messages")
+            && same(&self.tasks, "tasks")
+            && same(&self.input, "input")
+    }
+
     /// The group.
     pub fn group(&self) -> &str {
         &self.group

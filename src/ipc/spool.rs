@@ -141,7 +141,8 @@ impl Reader {
     fn look_at_groups(&mut self) -> Result<()> {
         let groups = Groups::new(&self.dirs).list()?;
         let is_there = |name: &str| groups.iter().any(|group| group.name.as_str() == name);
-        let gone: Vec<String> = self.groups.keys().filter(|name| !is_there(name)).cloned().collect();
+        let is_gone = |(name, spool): &(&String, &GroupSpool)| !is_there(name) || !spool.place.is_current(&self.dirs);
+        let gone: Vec<String> = self.groups.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             if let Some(left) = self.groups.remove(&name) {
                 for inbox in left.inboxes {

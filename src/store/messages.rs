@@ -2,16 +2,20 @@
 //! a live run, then `answered`: together with the reply, so that a host process
 //! that is killed in between neither loses a message nor sends a reply twice.
 
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;
 
 use super::clock::{rfc3339, wall_now};
 use super::file::Fault;
 use super::{Store, chats, outgoing};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Answered messages are remembered so long, in milliseconds: thirty days.
 const KEPT: i64 = 30 * 24 * 60 * 60 * 1000;
+/// Of messages that wake nobody the latest wait in a chat: so many, and so many bytes.
+const UNMEANT: (i64, i64) = (100, 128 << 10);
+/// Messages of a group that can wait for its agent.
+const MOST: i64 = 10_000;
 
 /// Something that somebody said, as a channel tells it.
 #[derive(Debug, Clone)]
@@ -87,10 +91,32 @@ fn set(transaction: &Transaction<'_>, messages: &[i64], state: &str) -> Result<(
     Ok(())
 }
 
+/// What nobody was meant by, and is not read soon, is left out.
+fn leave_out_old(transaction: &Transaction<'_>, chat: &str) -> Result<(), Fault> {
+    transaction.execute(
+        "UPDATE message SET state = 'answered' WHERE seq IN (SELECT seq FROM (SELECT seq, \
+         row_number() OVER latest AS number, sum(length(CAST(text AS BLOB))) OVER latest AS bytes \
+         FROM message WHERE state = 'waiting' AND wakes = 0 AND chat = ?1 \
+         WINDOW latest AS (ORDER BY seq DESC)) WHERE number > ?2 OR bytes > ?3)",
+        params![chat, UNMEANT.0, UNMEANT.1],
+    )?;
+    Ok(())
+}
+
 impl Store {
-    /// Keeps what was said. Whether it is new.
+    /// Keeps what was said. Whether it is new. Refused when too much waits for the
+    /// group's agent: people can write faster than it reads.
     pub fn hear(&self, heard: &Heard) -> Result<bool> {
         self.write("keep a message in", |transaction| {
+            let waiting: i64 = transaction.query_row(
+                "SELECT count(*) FROM message WHERE state = 'waiting' AND grp = ?1",
+                [&heard.group],
+                |row| row.get(0),
+            )?;
+            if waiting >= MOST {
+                let what = format!("{waiting} messages wait for the agent of group {}", heard.group);
+                return Err(Error::refused(what).hint("belljar ps; journalctl --user -u belljar").into());
+            }
             let new = transaction.execute(
                 "INSERT INTO message (chat, key, grp, sender, sender_name, text, wall, wakes, state) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'waiting') ON CONFLICT DO NOTHING",
@@ -106,6 +132,9 @@ impl Store {
                 ],
             )?;
             chats::remember(transaction, &heard.chat, None)?;
+            if heard.wakes == Wakes::No {
+                leave_out_old(transaction, &heard.chat)?;
+            }
             Ok(new > 0)
         })
     }
@@ -120,25 +149,28 @@ impl Store {
         })
     }
 
-    /// Takes the messages of a chat that waits longest in a group, with those that
-    /// wait there for a trigger; empty when none wakes. At most `limit` bytes of text
-    /// and `count` messages, but one at least.
+    /// Takes the messages of a chat, or of that which waits longest in a group, with
+    /// those that wait there for a trigger; none when none wakes. At most `count`
+    /// messages and `limit` bytes of text, and more only until one is among them that
+    /// wakes.
     pub fn give(&self, group: &str, chat: Option<&str>, (count, limit): (usize, usize)) -> Result<Vec<Message>> {
         self.write("take messages from", |transaction| {
-            let mut statement = transaction.prepare(
-                "SELECT * FROM message WHERE state = 'waiting' AND grp = ?1 AND chat = coalesce(?2, \
-                 (SELECT chat FROM message WHERE state = 'waiting' AND grp = ?1 AND wakes = 1 ORDER BY seq LIMIT 1)) \
-                 AND EXISTS (SELECT 1 FROM message AS other WHERE other.state = 'waiting' AND other.grp = ?1 \
-                 AND other.chat = message.chat AND other.wakes = 1) ORDER BY seq",
-            )?;
+            let longest = "SELECT chat FROM message WHERE state = 'waiting' AND grp = ?1 AND wakes = 1 \
+                           AND chat = coalesce(?2, chat) ORDER BY seq LIMIT 1";
+            let found: Option<String> =
+                transaction.query_row(longest, params![group, chat], |row| row.get(0)).optional()?;
+            let Some(chat) = found else { return Ok(Vec::new()) };
+            let mut statement = transaction
+                .prepare("SELECT * FROM message WHERE state = 'waiting' AND grp = ?1 AND chat = ?2 ORDER BY seq")?;
             let mut rows = statement.query(params![group, chat])?;
-            let (mut taken, mut length) = (Vec::new(), 0);
+            let (mut taken, mut length, mut wakes) = (Vec::new(), 0, false);
             while let Some(row) = rows.next()? {
                 let next = message(row)?;
                 length += next.text.len() + next.sender.len();
-                if !taken.is_empty() && (length > limit || taken.len() >= count) {
+                if wakes && (length > limit || taken.len() >= count) {
                     break;
                 }
+                wakes |= row.get::<_, bool>("wakes")?;
                 taken.push(next);
             }
             drop(rows);

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 /// Messages of one group that can be on their way at once: an agent can say more
 /// than a network takes.
 const QUEUE: i64 = 1000;
+/// Messages of a local chat that are kept to be read.
+const LOCAL_KEPT: i64 = 1000;
 
 /// A message for people.
 #[derive(Debug, Clone, Serialize)]
@@ -59,7 +61,15 @@ pub(crate) fn queue(transaction: &Transaction<'_>, chat: &str, group: &str, text
         "INSERT INTO outgoing (chat, grp, text, wall, state) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![chat, group, text, wall_now(), state],
     )?;
-    Ok(transaction.last_insert_rowid())
+    let number = transaction.last_insert_rowid();
+    if state == "sent" {
+        transaction.execute(
+            "DELETE FROM outgoing WHERE chat = ?1 AND seq <= \
+             (SELECT seq FROM outgoing WHERE chat = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+            params![chat, LOCAL_KEPT],
+        )?;
+    }
+    Ok(number)
 }
 
 impl Store {
