@@ -4,6 +4,7 @@
 mod approvals;
 mod approve;
 mod bundle;
+mod channel;
 mod demo;
 mod deny;
 mod doctor;
@@ -64,6 +65,7 @@ enum Command {
     Approve(approve::Arguments),
     Deny(deny::Arguments),
     Serve(serve::Arguments),
+    Channel(channel::Arguments),
     Systemd(systemd::Arguments),
 }
 
@@ -100,6 +102,7 @@ impl Cli {
             Command::Approve(arguments) => arguments.execute(),
             Command::Deny(arguments) => arguments.execute(),
             Command::Serve(arguments) => arguments.execute(),
+            Command::Channel(arguments) => arguments.execute(),
             Command::Systemd(arguments) => arguments.execute(),
         }
     }
