@@ -110,9 +110,9 @@ impl Journal {
 
     /// Notes that this message is about to be sent. It must not be when this fails.
     pub(super) fn begin(&mut self, id: &str) -> io::Result<()> {
-        self.note(Line::Begun(id.to_owned()))?;
-        self.file.sync_data().inspect_err(|_| {
-            // It will not be sent; the line in the file can only hold back another try.
+        let noted = self.note(Line::Begun(id.to_owned())).and_then(|()| self.file.sync_data());
+        noted.inspect_err(|_| {
+            // It will not be sent, and may be tried again.
             self.fates.remove(id);
             self.order.retain(|known| known != id);
         })
@@ -178,7 +178,14 @@ impl Journal {
         }
         self.length += text.len() as u64;
         self.apply(line);
-        if self.length > self.rewrite_at { self.rewrite() } else { Ok(()) }
+        if self.length > self.rewrite_at
+            && let Err(error) = self.rewrite()
+        {
+            // The old one goes on growing; nothing of it is lost.
+            log(&format!("{} could not be written anew: {error}", self.path.display()));
+            self.rewrite_at = self.length + GROWTH;
+        }
+        Ok(())
     }
 
     /// Writes what is still of interest into a new file, which takes the old one's place.
@@ -198,11 +205,10 @@ impl Journal {
         file.write_all(&kept)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
-        sync_directory(&self.path)?;
         self.file = file;
         self.length = kept.len() as u64;
         self.rewrite_at = self.length + GROWTH;
-        Ok(())
+        sync_directory(&self.path)
     }
 }
 

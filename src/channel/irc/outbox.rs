@@ -207,3 +207,120 @@ fn lost(id: String, why: String, journal: &mut Journal) -> FromChannel {
     }
     never(id, why)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::super::options::{Identity, Login};
+    use super::*;
+
+    struct Desk {
+        outbox: Outbox,
+        session: Session,
+        journal: Journal,
+        now: Instant,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            let journal = Journal::open(directory.path()).expect("a journal");
+            let now = Instant::now();
+            let identity = Identity { nick: "jar".to_owned(), channels: vec!["#ops".to_owned()], login: Login::None };
+            let mut session = Session::new(Rc::new(identity), now);
+            for line in [":s 001 jar :hi", ":jar!j@h JOIN #ops"] {
+                session.hear(line, now).expect("it goes on");
+            }
+            session.take_commands();
+            Self { outbox: Outbox::new(now), session, journal, now, _directory: directory }
+        }
+
+        fn take(&mut self, id: &str, chat: &str, text: &str) -> Option<FromChannel> {
+            self.outbox.take(id.to_owned(), chat.to_owned(), text.to_owned(), &self.journal)
+        }
+
+        /// The answers, and how many commands there were.
+        fn pump(&mut self) -> (Vec<FromChannel>, usize) {
+            let answers = self.outbox.pump(&mut self.session, &mut self.journal, self.now);
+            (answers, self.session.take_commands().len())
+        }
+
+        fn later(&mut self, time: Duration) {
+            self.now += time;
+            self.session.hear("PING x", self.now).expect("it goes on");
+            self.session.take_commands();
+        }
+    }
+
+    fn sent(id: &str) -> FromChannel {
+        FromChannel::Sent { id: id.to_owned() }
+    }
+
+    #[test]
+    fn lines_go_out_at_the_pace_that_servers_bear() {
+        let mut desk = Desk::new();
+        assert_eq!(desk.take("1", "#ops", &"x\n".repeat(7)), None);
+        assert_eq!(desk.pump(), (vec![], 5));
+        assert_eq!(desk.outbox.next_pump(&desk.session), Some(desk.now + PACE));
+        assert_eq!(desk.pump(), (vec![], 0));
+        desk.later(PACE);
+        assert_eq!(desk.pump(), (vec![], 1));
+        desk.later(PACE);
+        assert_eq!(desk.pump(), (vec![], 2), "the last line, and the PING after it");
+        assert_eq!(desk.outbox.arrived(1, &mut desk.journal), [sent("1")]);
+        assert!(desk.outbox.is_empty());
+        assert_eq!(desk.take("1", "#ops", "again"), Some(sent("1")));
+        desk.later(10 * PACE);
+        desk.take("2", "#ops", &"x\n".repeat(9));
+        assert_eq!(desk.pump(), (vec![], 5), "a long rest allows no more than a short one");
+    }
+
+    #[test]
+    fn what_nobody_knows_has_failed_for_good_and_what_was_not_begun_waits() {
+        let mut desk = Desk::new();
+        desk.take("1", "#ops", "one");
+        assert_eq!(desk.pump(), (vec![], 2));
+        desk.take("2", "#ops", "two");
+        let answers = desk.outbox.link_lost(&mut desk.journal);
+        let [FromChannel::Failed { id, retry: false, .. }] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(id, "1");
+        assert_eq!(desk.take("1", "#ops", "one").as_ref(), answers.first(), "and the same is said again");
+        assert_eq!(desk.pump(), (vec![], 2), "the other one goes out");
+        assert_eq!(desk.take("2", "#ops", "two"), None, "it is on its way");
+    }
+
+    #[test]
+    fn nothing_goes_out_while_the_server_may_be_gone() {
+        let mut desk = Desk::new();
+        desk.now += Duration::from_secs(30);
+        desk.take("1", "#ops", "one");
+        assert_eq!(desk.pump(), (vec![], 1), "it is asked whether it is there");
+        assert_eq!((desk.pump(), desk.journal.fate("1")), ((vec![], 0), None));
+        desk.later(Duration::ZERO);
+        assert_eq!(desk.pump(), (vec![], 2));
+    }
+
+    #[test]
+    fn there_is_an_end_to_waiting() {
+        let mut desk = Desk::new();
+        for id in 0..MOST {
+            assert_eq!(desk.take(&id.to_string(), "#ops", "x"), None);
+        }
+        assert!(matches!(desk.take("more", "#ops", "x"), Some(FromChannel::Failed { retry: true, .. })));
+        assert_eq!(desk.outbox.give_up().len(), MOST);
+    }
+
+    #[test]
+    fn what_the_server_did_not_take_is_not_sent() {
+        let mut desk = Desk::new();
+        desk.take("1", "al", &"x\n".repeat(9));
+        desk.take("2", "#ops", "two");
+        assert_eq!(desk.pump(), (vec![], 5));
+        desk.outbox.not_taken("AL", "no such nick".to_owned(), desk.session.cases());
+        desk.later(PACE);
+        assert_eq!(desk.pump(), (vec![], 3), "its PING, and the other one with its own");
+        assert_eq!(desk.outbox.arrived(1, &mut desk.journal), [never("1".to_owned(), "no such nick".to_owned())]);
+    }
+}

@@ -149,7 +149,8 @@ mod tests {
         fn lines_are_short_and_whole(text in "(?s).{0,900}", room in 100usize..=400) {
             let lines = lines(&text, room);
             prop_assert!(lines.iter().all(|line| !line.is_empty() && line.len() <= room));
-            prop_assert!(lines.iter().all(|line| !line.contains(['\r', '\n', '\0', '\u{1}'])));
+            let is_whole = lines.iter().all(|line| !line.contains(['\r', '\n', '\0', '\u{1}']));
+            prop_assert!(is_whole);
             let letters = |text: &str| text.chars().filter(|c| !c.is_control() && !c.is_whitespace()).collect::<String>();
             prop_assert_eq!(letters(&lines.concat()), letters(&text));
         }
