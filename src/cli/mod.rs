@@ -4,6 +4,7 @@
 mod approvals;
 mod approve;
 mod bundle;
+mod channel;
 mod demo;
 mod deny;
 mod doctor;
@@ -68,6 +69,7 @@ enum Command {
     Serve(serve::Arguments),
     Send(send::Arguments),
     Task(task::Arguments),
+    Channel(channel::Arguments),
     Systemd(systemd::Arguments),
 }
 
@@ -106,6 +108,7 @@ impl Cli {
             Command::Serve(arguments) => arguments.execute(),
             Command::Send(arguments) => arguments.execute(),
             Command::Task(arguments) => arguments.execute(),
+            Command::Channel(arguments) => arguments.execute(),
             Command::Systemd(arguments) => arguments.execute(),
         }
     }

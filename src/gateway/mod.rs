@@ -53,6 +53,7 @@ pub use dns::Answers;
 pub use endpoints::{Endpoints, reason as endpoint_reason};
 pub use onecli::{Fetched, ParentProxy, fetch};
 pub use roots::Roots;
+pub(crate) use roots::{platform as platform_roots, provider as cryptography};
 pub use shared::Inspection;
 pub use trust::Trust;
 pub use truststore::PASSWORD as TRUSTSTORE_PASSWORD;

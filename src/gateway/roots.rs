@@ -94,7 +94,7 @@ impl Roots {
 /// A directory beside a bundle is left alone. It holds the same certificates once
 /// or twice more, and such as are no authority: Debian's ssl-cert puts the host's
 /// own there, whose key others can read.
-fn platform() -> CertificateResult {
+pub(crate) fn platform() -> CertificateResult {
     let is_named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(|name| env::var_os(name).is_some());
     let bundle = openssl_probe::probe().cert_file.filter(|_| !is_named);
     let found = bundle.map(|bundle| load_certs_from_paths(Some(&bundle), None));

@@ -36,7 +36,7 @@ pub fn read_bounded(mut from: impl Read, longest: usize) -> io::Result<Zeroizing
 /// Reads a file that nobody but the caller may read: a regular file, not a
 /// symlink, the caller's own (or root's, as systemd makes them), mode 0600 or
 /// stricter. All is judged on the opened file.
-pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let refused = |why: &str| Error::refused(format!("{} is not fit for a key", path.display())).because(why);
     // Without O_NONBLOCK a FIFO would hold the caller up.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;

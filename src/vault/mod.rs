@@ -35,6 +35,7 @@ use source::Source;
 
 pub use credential::credential_file;
 pub use file::read_bounded;
+pub(crate) use file::read_private;
 pub use hand_over::{HandedOver, hand_over};
 pub use prompt::hidden;
 pub use record::{Binding, Endpoint, Injection, PLACEHOLDER, Record, Secret, Target};
