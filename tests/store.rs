@@ -118,7 +118,7 @@ fn approve_and_deny_at_once_one_wins() {
             .collect();
         let won: Vec<usize> = (0..4).filter(|at| outcomes[*at].code == 0).collect();
         assert_eq!(won.len(), 1, "{outcomes:?}");
-        let wanted = if won[0] % 2 == 0 { State::Approved } else { State::Denied };
+        let wanted = if won[0].is_multiple_of(2) { State::Approved } else { State::Denied };
         assert_eq!(store.state(&id).expect("state"), wanted);
         for outcome in outcomes.into_iter().filter(|outcome| outcome.code != 0) {
             outcome.exits(125).says(&["does not wait any more", wanted.name(), "hint: "]);

@@ -49,11 +49,12 @@ fn runtime(kind: RuntimeKind, caller: &Caller) -> Option<Finding> {
         ));
     };
     let trouble = runtime.troubles().iter().find(|trouble| version < trouble.before);
-    if runtime.root_id() == RootId::Mapped && !caller.is_root {
-        if let Err(error) = backend::ranges(caller, name, 1) {
-            let found = format!("{shown} {text}; {}", error.causes.join("; "));
-            return Some(Finding::new(name, State::Limited, found, matters, error.hint.as_deref()));
-        }
+    if runtime.root_id() == RootId::Mapped
+        && !caller.is_root
+        && let Err(error) = backend::ranges(caller, name, 1)
+    {
+        let found = format!("{shown} {text}; {}", error.causes.join("; "));
+        return Some(Finding::new(name, State::Limited, found, matters, error.hint.as_deref()));
     }
     let state = match trouble {
         Some(Trouble { usable: false, .. }) => State::Missing,

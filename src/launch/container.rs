@@ -125,11 +125,11 @@ impl Container {
             poll_for(&mut watched, LOOK)?;
             let woken: Vec<bool> =
                 watched.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
-            if woken.get(2) == Some(&true) {
-                if let Some(listener) = console.take() {
-                    let master = receive_master(listener)?;
-                    channel.send(&FromLauncher::Terminal, &[master.as_fd()])?;
-                }
+            if woken.get(2) == Some(&true)
+                && let Some(listener) = console.take()
+            {
+                let master = receive_master(listener)?;
+                channel.send(&FromLauncher::Terminal, &[master.as_fd()])?;
             }
             if woken[1] {
                 self.obey_before_start(channel)?;

@@ -62,10 +62,10 @@ fn by_steps(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mount: Option<u64>
         } else {
             held
         });
-        if let (Some(mount), Some(opened)) = (mount, &at) {
-            if mount_id(opened.as_fd())? != mount {
-                return Err(Errno::XDEV);
-            }
+        if let (Some(mount), Some(opened)) = (mount, &at)
+            && mount_id(opened.as_fd())? != mount
+        {
+            return Err(Errno::XDEV);
         }
     }
     at.ok_or(Errno::NOENT)

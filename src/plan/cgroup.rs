@@ -96,10 +96,10 @@ pub fn find_cgroup(caller: &Caller, controllers: &[&str]) -> std::result::Result
         }
     };
     // A user's manager marks nothing, but tells.
-    if let Some(unit) = manager.delegated_unit().map(|unit| below(hierarchy, &unit)) {
-        if let Some(place) = try_here(&|cgroup| cgroup == unit) {
-            return Ok(place);
-        }
+    if let Some(unit) = manager.delegated_unit().map(|unit| below(hierarchy, &unit))
+        && let Some(place) = try_here(&|cgroup| cgroup == unit)
+    {
+        return Ok(place);
     }
     // The manager's own cgroup was given away as a whole: what it has, it can give.
     match lacking(&below(hierarchy, &manager.cgroup), controllers) {

@@ -109,10 +109,10 @@ fn check_unused(id: u32) -> Result<()> {
     };
     for line in fs::read_to_string("/etc/passwd").unwrap_or_default().lines() {
         let mut fields = line.split(':');
-        if let (Some(name), Some(uid)) = (fields.next(), fields.nth(1)) {
-            if uid.parse() == Ok(id) {
-                return taken(format!("user {name}"));
-            }
+        if let (Some(name), Some(uid)) = (fields.next(), fields.nth(1))
+            && uid.parse() == Ok(id)
+        {
+            return taken(format!("user {name}"));
         }
     }
     for file in ["/etc/subuid", "/etc/subgid"] {

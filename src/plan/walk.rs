@@ -107,10 +107,10 @@ fn read_one(directory: BorrowedFd<'_>, relative: &Path, blocked: &Blocked) -> Se
                 seen.findings.shadows.push(Shadow { path: path(), kind: ShadowKind::Special, rule });
             }
             (Some(rule), _) => {
-                if let Ok(stat) = statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-                    if stat.st_nlink > 1 {
-                        seen.findings.linked.push((FileId { device: stat.st_dev, inode: stat.st_ino }, path()));
-                    }
+                if let Ok(stat) = statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                    && stat.st_nlink > 1
+                {
+                    seen.findings.linked.push((FileId { device: stat.st_dev, inode: stat.st_ino }, path()));
                 }
                 seen.findings.shadows.push(Shadow { path: path(), kind: ShadowKind::File, rule });
             }

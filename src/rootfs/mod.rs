@@ -65,10 +65,10 @@ impl RootBuilder {
 
     /// Copies a file of the host, where there is one.
     fn copy(&mut self, path: &str, from: &Path) {
-        if let Ok(real) = std::fs::canonicalize(from) {
-            if real.is_file() {
-                self.add(path, Content::Copy(real));
-            }
+        if let Ok(real) = std::fs::canonicalize(from)
+            && real.is_file()
+        {
+            self.add(path, Content::Copy(real));
         }
     }
 

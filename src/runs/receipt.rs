@@ -128,13 +128,13 @@ fn unfinished(dirs: &Dirs, run: &str) -> PathBuf {
 /// Closes the receipt of a run that could not close it, if it had come to have
 /// one, and removes what it left half written.
 pub fn interrupt(dirs: &Dirs, run: &str, why: &str) -> Result<()> {
-    if let Ok(mut receipt) = Stored::load(dirs, run) {
-        if receipt.0["status"] == "running" {
-            receipt.0["status"] = "interrupted".into();
-            receipt.0["cause"] = why.into();
-            receipt.0["ended"] = now().into();
-            receipt.write(dirs, run)?;
-        }
+    if let Ok(mut receipt) = Stored::load(dirs, run)
+        && receipt.0["status"] == "running"
+    {
+        receipt.0["status"] = "interrupted".into();
+        receipt.0["cause"] = why.into();
+        receipt.0["ended"] = now().into();
+        receipt.write(dirs, run)?;
     }
     // Mostly there is none.
     let _ = fs::remove_file(unfinished(dirs, run));
