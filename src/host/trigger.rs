@@ -90,10 +90,17 @@ impl Senders {
     pub fn load(dirs: &Dirs) -> Result<Self> {
         let path = dirs.config.join("sender-allowlist.json");
         let text = read_own(&path)?.unwrap_or_else(|| "{}".to_owned());
-        serde_json::from_str(&text).map_err(|error| {
+        Self::parse(&text).map_err(|error| {
             Error::refused(format!("{}:{}: {error}", path.display(), error.line()))
                 .hint(r#"for example {"groups": {"sales": {"allow": ["alice"], "mode": "trigger"}}}"#)
         })
+    }
+
+    fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        // A list would be taken for the values of the fields.
+        let whole: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
+        drop(whole);
+        serde_json::from_str(text)
     }
 
     /// What a sender may in a chat of a group: the chat's entry, the group's, or the default.
@@ -130,7 +137,7 @@ mod tests {
     fn senders_are_allowed_by_chat_by_group_or_by_default() {
         let text = r#"{"default": {"allow": "*"}, "chats": {"irc:#a": {"allow": ["x"], "mode": "drop"}},
             "groups": {"sales": {"allow": ["y"]}, "none": {"allow": []}}, "logDenied": true}"#;
-        let senders: Senders = serde_json::from_str(text).expect("a list");
+        let senders = Senders::parse(text).expect("a list");
         assert_eq!(senders.of("irc:#a", "sales", "x"), Sender::Allowed);
         assert_eq!(senders.of("irc:#a", "sales", "y"), Sender::Dropped);
         assert_eq!(senders.of("irc:#b", "sales", "y"), Sender::Allowed);
@@ -139,7 +146,7 @@ mod tests {
         assert_eq!(senders.of("irc:#c", "other", "anybody"), Sender::Allowed);
         for bad in [r#"{"default": {"allow": "x"}}"#, r#"{"defaults": {}}"#, r#"{"chats": {"a": {"mode": "x"}}}"#, "[]"]
         {
-            assert!(serde_json::from_str::<Senders>(bad).is_err(), "{bad}");
+            assert!(Senders::parse(bad).is_err(), "{bad}");
         }
     }
 }
