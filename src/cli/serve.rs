@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 use crate::host::{self, Options};
 use crate::plan::parse_duration;
 
-/// The host process: starts runs for those who ask on its Unix socket.
+/// The host process: takes messages to agents and back, does what agents may ask for and
+/// tasks when they are due, and starts runs for those who ask on its Unix socket.
 ///
-/// It takes over a socket of systemd's, or listens on $XDG_RUNTIME_DIR/belljar.sock;
+/// docs/host.md tells of messages, tasks and agents. It takes over a socket of systemd's, or listens on $XDG_RUNTIME_DIR/belljar.sock;
 /// `belljar systemd install` writes units for it. Only its own user and root are
 /// answered, in JSON over HTTP:
 ///
@@ -20,13 +21,16 @@ use crate::plan::parse_duration;
 /// "stdin": "…", "name": "…"}, each of them optional: a run, answered when it has
 /// ended with run, exit_code, cause, stdout, stderr (up to 1 MiB each); 422 when it
 /// was refused, 429 when too many are going on. Who goes away before ends the run.
-/// DELETE /runs/ID: stops a live run.
+/// DELETE /runs/ID: stops a live run. POST /messages with {"group": "sales", "text": "…"} or
+/// {"chat": "irc:#ops", "sender": "ann", "text": "…", "id": "…"}: says something in a chat;
+/// 202 with group, stored, wakes and after. GET /messages?group=sales&after=N&wait=SECONDS,
+/// or ?chat=…: what agents said there after number N.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Runs at once
     #[arg(long, value_name = "NUMBER", default_value_t = 8)]
     runs: usize,
-    /// End when nobody has asked for anything for this long; systemd's socket starts it again
+    /// End when nobody has asked for anything for this long, without channels and tasks; systemd's socket starts it again
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     idle_exit: Option<Duration>,
 }

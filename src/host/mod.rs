@@ -202,7 +202,14 @@ async fn listen(host: &Rc<Host>, listener: UnixListener, idle_exit: Option<Durat
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => {}
-            () = async { match idle_at { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => return Ok(()),
+            () = async { match idle_at { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
+                // Nobody else would see to what is due, or waits.
+                let waits = host.with_store(|store| Ok(store.next_due()?.is_some() || store.has_waiting()?)).await;
+                if matches!(waits, Ok(false)) {
+                    return Ok(());
+                }
+                quiet_since = Instant::now();
+            }
         }
     }
 }

@@ -218,10 +218,12 @@ impl Store {
         })
     }
 
-    /// How many messages wait.
-    pub fn waiting_messages(&self) -> Result<i64> {
-        self.read("count messages in", |transaction| {
-            Ok(transaction.query_row("SELECT count(*) FROM message WHERE state <> 'answered'", [], |row| row.get(0))?)
+    /// Whether anything waits for an agent, or for a channel.
+    pub fn has_waiting(&self) -> Result<bool> {
+        self.read("look for what waits in", |transaction| {
+            let waits = "SELECT EXISTS (SELECT 1 FROM message WHERE state IN ('waiting', 'given') AND wakes = 1) \
+                         OR EXISTS (SELECT 1 FROM task_run WHERE state IN ('waiting', 'running'))";
+            Ok(transaction.query_row(waits, [], |row| row.get(0))?)
         })
     }
 }
