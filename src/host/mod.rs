@@ -31,6 +31,8 @@ use crate::journal::{Events, Priority};
 use crate::runs;
 use crate::systemd::notify;
 
+pub use place::is_served;
+
 /// Connections that are served at once.
 const CONNECTIONS: usize = 64;
 /// How long a client may take for the head of a request, or stay without one.

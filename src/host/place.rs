@@ -91,6 +91,19 @@ fn lock(path: &Path) -> Result<Flock<File>> {
     })
 }
 
+/// Whether a host process serves: its lock is held. The kernel's list tells it
+/// (proc_locks(5)); to try the lock would keep one that starts at this moment away.
+pub fn is_served(dirs: &Dirs) -> bool {
+    let Ok(meta) = fs::metadata(dirs.data.join("serve.lock")) else { return false };
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return true };
+    // The device differs from stat's on some file systems (btrfs): the inode suffices.
+    let inode = format!(":{}", meta.ino());
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1) == Some(&"FLOCK") && fields.get(5).is_some_and(|file| file.ends_with(&inode))
+    })
+}
+
 /// Removes a socket that nobody listens on; what is none stays.
 fn clear(path: &Path) -> Result<()> {
     let meta = match fs::symlink_metadata(path) {
