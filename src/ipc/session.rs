@@ -34,7 +34,9 @@ pub fn offer_mcp(dirs: &Dirs, group: &str) -> Result<()> {
     // Claude Code's places for servers and for permissions (its documentation: "MCP", "Settings").
     let server = change(at, (".claude.json", owner), |all| {
         let servers = all.entry("mcpServers").or_insert_with(|| json!({}));
-        servers.as_object_mut()?.insert("belljar".to_owned(), json!({ "type": "http", "url": URL }));
+        // The model's first turn waits for the tools, instead of going without them.
+        let ours = json!({ "type": "http", "url": URL, "alwaysLoad": true });
+        servers.as_object_mut()?.insert("belljar".to_owned(), ours);
         Some(())
     });
     let permission = change(at, ("settings.json", owner), |all| {
