@@ -54,7 +54,10 @@ pub struct Setup {
 /// Told what became of the approval that a call waits for; in the extensions of its
 /// HTTP request.
 #[derive(Clone)]
-pub struct OnApproval(pub Arc<dyn Fn(&str, State) + Send + Sync>);
+pub struct OnApproval(pub Arc<Tell>);
+
+/// The approval's id, and what became of it.
+pub type Tell = dyn Fn(&str, State) + Send + Sync;
 
 /// What answers the HTTP requests.
 pub type Service = StreamableHttpService<Tools, NeverSessionManager>;
