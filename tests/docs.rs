@@ -20,6 +20,7 @@ const CONFIGURATION: &str = include_str!("../docs/configuration.md");
 const POLICY: &str = include_str!("../docs/policy.md");
 const SYSTEMD: &str = include_str!("../docs/systemd.md");
 const SECRETS: &str = include_str!("../docs/secrets.md");
+const TOOLS: &str = include_str!("../docs/tools.md");
 
 /// Files of this tree with their text: the test runs elsewhere too.
 macro_rules! tree {
@@ -84,7 +85,7 @@ const KEPT: [(&str, &str); 55] = tree![
     "contrib/systemd/user/belljar@.service",
 ];
 
-const TESTS: [(&str, &str); 44] = tree![
+const TESTS: [(&str, &str); 45] = tree![
     "tests/agent_image.rs",
     "tests/backends.rs",
     "tests/bad_input.rs",
@@ -109,6 +110,7 @@ const TESTS: [(&str, &str); 44] = tree![
     "tests/image_hostile.rs",
     "tests/image_run.rs",
     "tests/installed.rs",
+    "tests/ipc_mcp.rs",
     "tests/isolation.rs",
     "tests/limits.rs",
     "tests/mounts.rs",
@@ -209,7 +211,7 @@ fn the_commands_and_options_of_the_documents_are_there() {
     cli.build();
     let called = calls(README);
     assert!(called.len() > 10, "only {} calls were found", called.len());
-    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS, SYSTEMD] {
+    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS, SYSTEMD, TOOLS] {
         for call in calls(text) {
             check_call(&cli, &call);
         }

@@ -13,7 +13,7 @@ use super::rows::print_rows;
 use super::{print, surroundings};
 use crate::error::{Context, Result, printable};
 use crate::record::json_line;
-use crate::store::{Approval, Permit, State, Store};
+use crate::store::{Access, Approval, Permit, State, Store};
 
 /// How often `watch` looks.
 const PERIOD: u16 = 300;
@@ -107,16 +107,20 @@ fn list(pending: &[Approval], permits: &[Permit]) -> String {
         let _ = writeln!(text, "        {}", body_line(approval));
     }
     for permit in permits {
+        let scope = &permit.scope;
+        let what = if scope.is_access() {
+            format!("may reach {}", printable(&scope.host))
+        } else {
+            format!("{} {} (any query and body)", printable(&scope.method), printable(&scope.url()))
+        };
         let _ = writeln!(
             text,
-            "grant   {} {} {} {} (any query and body) for {} more; from {}, rule {}",
+            "grant   {} {} {what} for {} more; from {}, rule {}",
             permit.approval,
-            printable(&permit.scope.group),
-            printable(&permit.scope.method),
-            printable(&permit.scope.url()),
+            printable(&scope.group),
             time_left(permit.left),
             printable(&permit.by),
-            printable(&permit.scope.rule)
+            printable(&scope.rule)
         );
     }
     text
@@ -126,15 +130,25 @@ fn list(pending: &[Approval], permits: &[Permit]) -> String {
 /// taken for nothing else.
 fn line(approval: &Approval) -> String {
     let scope = &approval.scope;
+    let what = match approval.access() {
+        Some(access) => format!("asks {}", wanted(access)),
+        None => format!("{} {}", printable(&scope.method), short(&printable(&approval.url()), &approval.id)),
+    };
     format!(
-        "{}  {} left  group {}  rule {}  {} {}",
+        "{}  {} left  group {}  rule {}  {what}",
         approval.id,
         time_left(approval.left),
         printable(&scope.group),
         printable(&scope.rule),
-        printable(&scope.method),
-        short(&printable(&approval.url()), &approval.id)
     )
+}
+
+/// What an agent asks for, in words.
+pub(super) fn wanted(access: Access<'_>) -> String {
+    match access {
+        Access::Host(host) => format!("to reach {}", printable(host)),
+        Access::Secret(name) => format!("for the secret `{}`", printable(name)),
+    }
 }
 
 /// The beginning of an address: a long one would push the others, and its own
@@ -164,7 +178,11 @@ fn essence(content_type: Option<&str>) -> String {
 /// Type, size and beginning of the body.
 fn body_line(approval: &Approval) -> String {
     let body = &approval.body;
-    let kind = essence(approval.content_type.as_deref());
+    // What an agent says for itself is its reason.
+    let what = match approval.access() {
+        Some(_) => "its reason".to_owned(),
+        None => format!("body {}", essence(approval.content_type.as_deref())),
+    };
     let bytes = body.bytes.as_deref().unwrap_or_default();
     // Four bytes a character at most, and one more to see whether there are more.
     let shown = printable(&text_of(&bytes[..bytes.len().min(4 * GLIMPSE + 4)]));
@@ -176,7 +194,7 @@ fn body_line(approval: &Approval) -> String {
     };
     match body.held {
         0 if body.whole => "no body".to_owned(),
-        _ => format!("body {kind}, {}: {glimpse}{more}", size(approval)),
+        _ => format!("{what}, {}: {glimpse}{more}", size(approval)),
     }
 }
 
@@ -217,11 +235,20 @@ fn whole(approval: &Approval) -> String {
     line("run", &approval.run);
     line("group", &scope.group);
     line("rule", &scope.rule);
-    line("secret", approval.secret.as_deref().unwrap_or("none will be added"));
-    line("method", &scope.method);
-    line("url", &approval.url());
-    line("type", approval.content_type.as_deref().unwrap_or("none was said"));
-    line("body", &size(approval));
+    match approval.access() {
+        Some(access) => {
+            line("asks", &wanted(access));
+            line("granted", outcome_of(access));
+            line("reason", &size(approval));
+        }
+        None => {
+            line("secret", approval.secret.as_deref().unwrap_or("none will be added"));
+            line("method", &scope.method);
+            line("url", &approval.url());
+            line("type", approval.content_type.as_deref().unwrap_or("none was said"));
+            line("body", &size(approval));
+        }
+    }
     line("sha256", &approval.body.sha256);
     match &approval.body.bytes {
         None => line("content", "was removed when it was decided"),
@@ -238,6 +265,16 @@ fn whole(approval: &Approval) -> String {
         }
     }
     text
+}
+
+/// What it means to say yes.
+fn outcome_of(access: Access<'_>) -> &'static str {
+    match access {
+        Access::Host(_) => {
+            "every request of the group to it, ports 443 and 80, for an hour or as --for says; not what a rule denies"
+        }
+        Access::Secret(_) => "nothing by itself: belljar secret add is yours to do",
+    }
 }
 
 fn outcome(approval: &Approval, state: State) -> String {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::approvals::wanted;
 use super::rows::print_rows;
 use super::{person, surroundings};
 use crate::error::{Result, printable};
@@ -19,8 +20,11 @@ impl Arguments {
     pub fn execute(self) -> Result<u8> {
         let (_, dirs) = surroundings()?;
         let approval = Store::open(&dirs)?.decide(&self.id, Verdict::Deny, &person())?;
-        let method = printable(&approval.scope.method);
-        print_rows(&format!("denied {}: {method} {}\n", approval.id, printable(&approval.url())))?;
+        let what = match approval.access() {
+            Some(access) => format!("group {} asked {}", printable(&approval.scope.group), wanted(access)),
+            None => format!("{} {}", printable(&approval.scope.method), printable(&approval.url())),
+        };
+        print_rows(&format!("denied {}: {what}\n", approval.id))?;
         Ok(0)
     }
 }

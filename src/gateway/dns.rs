@@ -2,7 +2,7 @@
 //! so that a raw connection has a name to judge. No query leaves.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::shared::Shared;
 use crate::error::{Context, Result};
+use crate::ipc::HOST;
 use crate::policy::Host;
 
 /// Seconds that a program may remember an answer.
@@ -110,6 +111,9 @@ async fn answer(query: &[u8], shared: &Shared) -> Option<Vec<u8>> {
         // for HTTP/3, service records or keys that nobody has.
         Answers::StandIns if v4 => vec![shared.names().address_of(&name).into()],
         Answers::StandIns => Vec::new(),
+        // Stand-ins are not local there, and this name is nobody else's to answer for:
+        // it is served on the loopback.
+        Answers::Real if name == HOST => vec![Ipv4Addr::LOCALHOST.into()],
         Answers::Real => match tokio::net::lookup_host((name.as_str(), 0)).await {
             Ok(found) => found.map(|address| address.ip()).collect(),
             Err(_) => {

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
+use super::access::{granted, is_denied_by_default};
 use super::answer::{Search, come_back};
 use super::approval;
 use super::body::{Body, Counted};
@@ -19,7 +20,7 @@ use super::patient::Phase;
 use super::refusal::Refusal;
 use super::shared::{Place, Shared};
 use super::upstream::Versions;
-use super::{interim, send};
+use super::{interim, internal, send};
 use crate::policy::{Action, Authority, Host, NormalPath, Query, check_method};
 use crate::record::{Entry, Kind};
 use crate::store::Taken;
@@ -162,6 +163,9 @@ async fn pass(
         // A secret that the agent has come by elsewhere is no part of a record.
         entry.path = Some(shared.secrets.needles().mask_text(judged.path.as_str()).0);
     });
+    if internal::is_own(&judged.host) {
+        return internal::answer(request, &judged, shared, exchange).await;
+    }
     let choice = match judged.scheme {
         Scheme::Https => shared.secrets.choose(&judged.host, judged.port, &judged.path)?,
         Scheme::Http => Choice::default(),
@@ -308,20 +312,32 @@ async fn decide(
     exchange: &Arc<Exchange>,
 ) -> Result<Option<approval::Read>, Refusal> {
     let now = jiff::Zoned::now();
-    let decision = shared.policy.decide(&Query {
+    let query = Query {
         group: &shared.group,
         method: judged.method.as_str(),
         host: &judged.host,
         path: &judged.path,
         now: &now,
-    });
+    };
+    let mut decision = shared.policy.decide(&query);
+    if decision.action == Action::Deny
+        && let Some(granted) = granted(&query, judged, shared, exchange).await?
+    {
+        decision = granted;
+    }
     exchange.note(|entry| {
         entry.rule = decision.rule.clone();
         entry.action = Some(decision.action.to_string());
     });
     if decision.action == Action::Deny {
+        // Only what the default denies can be asked for.
+        let ask = if is_denied_by_default(&query, &shared.policy) {
+            format!("ask a person with the tool request_access ({}); or ", crate::ipc::URL)
+        } else {
+            String::new()
+        };
         let refusal = Refusal { rule: decision.rule, ..Refusal::denied("denied_by_policy", decision.reason) };
-        return Err(if decision.hint.is_empty() { refusal } else { refusal.hint(decision.hint) });
+        return Err(if decision.hint.is_empty() { refusal } else { refusal.hint(ask + &decision.hint) });
     }
     let rule = decision.rule.unwrap_or_default();
     if let Some(rate) = decision.rate {

@@ -5,6 +5,7 @@
 //! event loop of its own: what one run does cannot hold up another, and what
 //! arrives on a listener came from that run. Runs share the store only.
 
+mod access;
 mod answer;
 mod approval;
 mod authority;
@@ -19,6 +20,7 @@ mod greedy;
 mod headers;
 mod inject;
 mod interim;
+mod internal;
 mod names;
 mod onecli;
 mod patient;
@@ -60,6 +62,7 @@ pub use truststore::PASSWORD as TRUSTSTORE_PASSWORD;
 
 use authority::Authority;
 use inject::Secrets;
+use internal::Internal;
 use serve::Destination;
 use shared::{Place, Shared};
 pub use times::APPROVAL_WAIT;
@@ -67,7 +70,7 @@ use times::Times;
 use upstream::{Network, Pools};
 use writes::{length_of, writes_through};
 
-use crate::config::{Dirs, GatewayConfig};
+use crate::config::{Config, Dirs};
 use crate::error::{Context, Error, Result};
 use crate::event_loop;
 use crate::plan::{ListenerPurpose, Opened, Transport};
@@ -98,7 +101,7 @@ pub struct Setup {
     /// How DNS is answered.
     pub answers: Answers,
     /// The configuration.
-    pub config: GatewayConfig,
+    pub config: Config,
     /// Where secrets are sealed.
     pub vault: Vault,
     /// belljar's directories.
@@ -196,7 +199,7 @@ fn prepare(
     for authority in setup.ours.iter().skip(1) {
         roots.add(authority.clone());
     }
-    let times = Times::new(&setup.config);
+    let times = Times::new(&setup.config.gateway);
     let network = Arc::new(Network::new(
         Arc::clone(&setup.policy),
         &roots,
@@ -204,7 +207,7 @@ fn prepare(
         times,
         setup.parent.clone(),
     )?);
-    let at_once = setup.config.connections.unwrap_or(CONNECTIONS).max(1);
+    let at_once = setup.config.gateway.connections.unwrap_or(CONNECTIONS).max(1);
     let shared = Shared {
         log: Log::create(&setup.dirs, &run, &setup.group, setup.log)?,
         store: Arc::new(Store::open(&setup.dirs)?),
@@ -219,7 +222,8 @@ fn prepare(
         answers: setup.answers,
         lookups: Arc::new(Semaphore::new(LOOKUPS)),
         times,
-        approval_command: setup.config.approval_command,
+        approval_command: setup.config.gateway.approval_command.clone(),
+        internal: Internal::new(setup.dirs, setup.config),
         parent: setup.parent,
         held: Arc::new(Semaphore::new(HELD)),
         requests: Arc::new(Semaphore::new(at_once)),

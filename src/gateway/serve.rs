@@ -21,6 +21,7 @@ use super::body::Body;
 use super::exchange::Exchange;
 use super::forward::{self, Scheme, Scope};
 use super::greedy::Greedy;
+use super::internal::is_own;
 use super::patient::{Patient, Phase};
 use super::refusal::Refusal;
 use super::shared::{Inspection, Place, Shared};
@@ -180,7 +181,8 @@ fn absolute_target(request: &Request<Incoming>) -> Result<(Host, u16), Refusal> 
 /// Serves a connection that leads to a destination.
 pub async fn connection(stream: impl Stream, destination: Destination, shared: Arc<Shared>, place: Place) {
     let Destination { host, port, .. } = &destination;
-    if shared.policy.decide_tcp(&shared.group, host, *port) {
+    // The gateway's own host is nowhere that a tunnel could lead to.
+    if !is_own(host) && shared.policy.decide_tcp(&shared.group, host, *port) {
         return tunnel(stream, &destination, Kind::Tcp, &shared).await.unwrap_or_default();
     }
     // Where HTTP is not usual, a program that says nothing most likely waits for
@@ -242,7 +244,7 @@ fn agree(destination: &Destination, asked: Option<&str>) -> Result<Destination, 
 }
 
 async fn tls(stream: impl Stream, destination: Destination, shared: Arc<Shared>, place: Place) {
-    if shared.inspection == Inspection::None {
+    if shared.inspection == Inspection::None && !is_own(&destination.host) {
         // A host that cannot be reached is explained over TLS of our own.
         if let Err((stream, refusal)) = tunnel_or_back(stream, &destination, &shared).await {
             refuse_tls(stream, &destination.host.clone(), &destination, refusal, shared).await;

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::authority::Authority;
 use super::dns::Answers;
 use super::inject::Secrets;
+use super::internal::Internal;
 use super::names::Names;
 use super::onecli::ParentProxy;
 use super::times::Times;
@@ -63,6 +64,8 @@ pub struct Shared {
     pub times: Times,
     /// Called for each held request.
     pub approval_command: Vec<String>,
+    /// Answers for the gateway's own host.
+    pub internal: Internal,
     /// OneCLI's proxy, when it is the vault.
     pub parent: Option<ParentProxy>,
     /// Requests held at once.

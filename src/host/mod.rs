@@ -51,7 +51,7 @@ use crate::schedule::host_zone;
 use crate::store::Store;
 use crate::systemd::notify;
 
-pub use place::{Socket, is_serving, socket_path};
+pub use place::{Socket, is_served, socket_path};
 
 /// Connections that are served at once.
 const CONNECTIONS: usize = 64;

@@ -76,12 +76,6 @@ pub fn socket_path(caller: &Caller, dirs: &Dirs) -> PathBuf {
     if is_own && !in_unit { beside.join("belljar.sock") } else { dirs.data.join("belljar.sock") }
 }
 
-/// Whether a host process serves now.
-pub fn is_serving(dirs: &Dirs) -> bool {
-    let Ok(file) = File::open(dirs.data.join("serve.lock")) else { return false };
-    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
-}
-
 fn lock(path: &Path) -> Result<Flock<File>> {
     let step = || format!("lock {}", path.display());
     let file = File::options().create(true).append(true).mode(0o600).open(path).step(step)?;
@@ -94,6 +88,19 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         } else {
             Error::failed(step()).because(errno)
         }
+    })
+}
+
+/// Whether a host process serves: its lock is held. The kernel's list tells it
+/// (proc_locks(5)); to try the lock would keep one that starts at this moment away.
+pub fn is_served(dirs: &Dirs) -> bool {
+    let Ok(meta) = fs::metadata(dirs.data.join("serve.lock")) else { return false };
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return true };
+    // The device differs from stat's on some file systems (btrfs): the inode suffices.
+    let inode = format!(":{}", meta.ino());
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1) == Some(&"FLOCK") && fields.get(5).is_some_and(|file| file.ends_with(&inode))
     })
 }
 

@@ -2,21 +2,23 @@
 //! [`Operation`], which one table allows or refuses. Identity comes from the way an
 //! operation came in, and is never a field of it.
 
+mod access;
 pub mod authorise;
 mod claim;
 mod files;
-// pub mod mcp;
+pub mod mcp;
 mod operation;
 mod perform;
 mod place;
 mod session;
 mod snapshot;
 mod spool;
+mod tools;
 
 pub use operation::{Operation, TaskChange, TaskOrder};
-pub use perform::{Answer, Desk, Way};
+pub use perform::{Answer, Desk, Way, access_scope};
 pub use place::Place;
-pub use session::offer_mcp;
+pub use session::{HOST, URL, offer_mcp};
 pub use snapshot::Snapshot;
 pub use spool::{Done, Spool};
 

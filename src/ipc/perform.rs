@@ -4,10 +4,11 @@ use rusqlite::Transaction;
 use serde_json::{Value, json};
 
 use super::authorise::{Permission, Whose, decide};
+use super::session::{HOST, URL};
 use super::{Identity, Operation, TaskChange, TaskOrder};
 use crate::config::{AgentKind, Config, Dirs, GroupName, Groups, MAIN};
 use crate::error::{Error, Result, printable};
-use crate::policy::Host;
+use crate::policy::{ACCESS_RULE, Host};
 use crate::schedule::{Kind, Schedule, host_zone};
 use crate::store::{
     Binding, Body, Changes, Decision, Fault, Held, NewTask, Pause, Scope, Store, Task, TaskContext, chats, decisions,
@@ -18,8 +19,6 @@ use crate::store::{
 const LONGEST_TEXT: usize = 64 << 10;
 /// Longest name of anything, in bytes.
 const LONGEST_NAME: usize = 256;
-/// The rule by which a person is asked for access.
-pub const ACCESS_RULE: &str = "request_access";
 
 /// Which way an operation came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,7 +227,7 @@ impl Desk {
             Operation::RequestAccess { host, secret, reason } => {
                 let Way::Mcp { run } = way else {
                     let error = Error::refused("request_access is a tool of MCP");
-                    return Err(error.hint("http://belljar.internal/mcp, where the answer is waited for").into());
+                    return Err(error.hint(format!("{URL}, where the answer is waited for")).into());
                 };
                 let held = self.asked((identity, run), (host.as_deref(), secret.as_deref()), reason)?;
                 let approval = crate::store::hold_in(transaction, held)?;
@@ -344,7 +343,7 @@ impl Desk {
         check_text("reason", reason)?;
         let (host, secret) = match wanted {
             (Some(host), None) => (host, None),
-            (None, Some(secret)) => ("belljar.internal", Some(secret)),
+            (None, Some(secret)) => (HOST, Some(secret)),
             _ => return Err(Error::refused("request_access takes a host or a secret").hint("one of the two")),
         };
         if let Some(secret) = secret {
@@ -352,6 +351,9 @@ impl Desk {
         }
         let host = Host::parse(host)
             .map_err(|problem| Error::refused("the host is not understood").because(problem.0).hint("example.org"))?;
+        if secret.is_none() && host == Host::Name(HOST.to_owned()) {
+            return Err(Error::refused(format!("{HOST} can always be reached")).hint(URL));
+        }
         Ok(Held {
             run: run.to_owned(),
             scope: access_scope(&identity.group, &host),

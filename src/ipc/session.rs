@@ -12,6 +12,8 @@ use super::files::{self, Unreadable};
 use crate::config::Dirs;
 use crate::error::{Context, Error, Result};
 
+/// The name that the gateway itself answers to.
+pub const HOST: &str = "belljar.internal";
 /// Where the tools are served, inside.
 pub const URL: &str = "http://belljar.internal/mcp";
 /// Claude Code's own record of what it was asked, which lies in the same file, grows.
@@ -30,12 +32,14 @@ pub fn offer_mcp(dirs: &Dirs, group: &str) -> Result<()> {
     let at = session.as_fd();
     let owner = fstat(at).step(step)?.st_uid;
     // Claude Code's places for servers and for permissions (its documentation: "MCP", "Settings").
-    change(at, (".claude.json", owner), |all| {
+    let server = change(at, (".claude.json", owner), |all| {
         let servers = all.entry("mcpServers").or_insert_with(|| json!({}));
-        servers.as_object_mut()?.insert("belljar".to_owned(), json!({ "type": "http", "url": URL }));
+        // The model's first turn waits for the tools, instead of going without them.
+        let ours = json!({ "type": "http", "url": URL, "alwaysLoad": true });
+        servers.as_object_mut()?.insert("belljar".to_owned(), ours);
         Some(())
-    })?;
-    change(at, ("settings.json", owner), |all| {
+    });
+    let permission = change(at, ("settings.json", owner), |all| {
         let permissions = all.entry("permissions").or_insert_with(|| json!({}));
         let allow = permissions.as_object_mut()?.entry("allow").or_insert_with(|| json!([])).as_array_mut()?;
         let ours = Value::from("mcp__belljar");
@@ -43,7 +47,8 @@ pub fn offer_mcp(dirs: &Dirs, group: &str) -> Result<()> {
             allow.push(ours);
         }
         Some(())
-    })
+    });
+    server.and(permission)
 }
 
 /// Changes an object in a file, if it is one; a file that is none is the agent's

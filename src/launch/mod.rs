@@ -39,6 +39,7 @@ use nix::unistd::Pid;
 
 use crate::config::{Backend, Caller, Dirs, create_private};
 use crate::error::{Context, Error, Result};
+use crate::ipc;
 use crate::journal::{Events, Priority};
 use crate::namespaces::{self, Restriction, Step};
 use crate::plan::{FileOwnership, IdMap, Plan, Resolved};
@@ -102,6 +103,9 @@ pub fn run(mut resolved: Resolved, caller: &Caller, dirs: &Dirs, options: &RunOp
     // A signal waits until somebody listens: it would end the supervisor alone, and what began would have no end.
     supervise::signals().thread_block().step(|| "hold signals back".to_owned())?;
     tell_begin(&events, &resolved.plan, options);
+    if outgoing.is_some() {
+        offer_tools(&events, dirs, &resolved.plan.group);
+    }
     steps.end("own directories");
     let mut made = Made { directory, cgroup: Cgroup::default(), launcher: None, pasta: None, podman: None, janitor };
     let result = made.carry_out(&resolved, outgoing, dirs, &receipt, &mut steps).map_err(|error| {
@@ -176,6 +180,16 @@ fn tell_begin(events: &Events, plan: &Plan, options: &RunOptions) {
         vec![("PROGRAM", program.into()), ("BACKEND", format!("{:?}", plan.runtime.backend).to_lowercase().into())];
     more.extend(options.name.as_deref().map(|name| ("NAME", name.into())));
     events.tell("started", Priority::Info, &format!("run{name} of group {} began: {program}", plan.group), &more);
+}
+
+/// The tools are the agent's convenience: what it has done to its own files, by which
+/// it would find them, stops no run.
+fn offer_tools(events: &Events, dirs: &Dirs, group: &str) {
+    if let Err(error) = ipc::offer_mcp(dirs, group) {
+        let more: Vec<_> = error.hint.as_deref().map(|hint| ("HINT", hint.into())).into_iter().collect();
+        let message = format!("the agent will not find belljar's tools by itself: {}", error.with_causes());
+        events.tell("notice", Priority::Notice, &message, &more);
+    }
 }
 
 fn tell_end(events: &Events, receipt: &Receipt, outcome: &Outcome) {

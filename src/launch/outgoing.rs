@@ -49,7 +49,7 @@ impl Outgoing {
             policy: policy.into(),
             inspection,
             answers,
-            config: config.gateway,
+            config,
             vault,
             dirs: dirs.clone(),
             log: resolved.log,

@@ -153,8 +153,9 @@ fn listeners(mode: EgressMode, policy: &Policy, group: &str) -> Vec<Listener> {
         listener(ListenerPurpose::Dns, Transport::Udp, 53, sealed),
         listener(ListenerPurpose::Dns, Transport::Tcp, 53, sealed),
     ];
+    // With a network of its own, on the loopback only: for the gateway's own host.
+    all.push(listener(ListenerPurpose::Http, Transport::Tcp, 80, sealed));
     if sealed {
-        all.push(listener(ListenerPurpose::Http, Transport::Tcp, 80, true));
         all.push(listener(ListenerPurpose::Https, Transport::Tcp, 443, true));
         for rule in policy.tcp.iter().filter(|rule| rule.groups.contains(group)) {
             if !all.iter().any(|have| have.transport == Transport::Tcp && have.port == rule.port) {

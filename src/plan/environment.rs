@@ -32,6 +32,9 @@ pub fn resolve(
         variable("SHELL", "/bin/sh", "every root has one"),
         variable("TMPDIR", "/tmp", "the private tmpfs"),
         variable("USER", "node", "the agent's user"),
+        // Otherwise it is split: .claude.json, with servers and settings, lies in the
+        // home then, which does not last.
+        variable("CLAUDE_CONFIG_DIR", "/home/node/.claude", "all of Claude Code's state is the group's session"),
         // The index records the caller's uid, the agent sees 1000: without this
         // git reads every file again on each `status` of a read-only project.
         variable("GIT_CONFIG_COUNT", "1", "one git setting follows"),

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Content, Mount, MountKind, Plan, RootKind, ShadowKind, Transport, Trust};
+use super::{Content, EgressMode, Mount, MountKind, Plan, RootKind, ShadowKind, Transport, Trust};
 use crate::error::printable;
+use crate::ipc::URL;
 
 impl Plan {
     /// Each line of the plan with its reason.
@@ -177,6 +178,9 @@ impl Plan {
             let _ = writeln!(out, "So is what you write elsewhere; npm install -g and pip install work.");
         }
         let _ = writeln!(out, "Names that may hold credentials read as empty.");
+        if self.egress.mode != EgressMode::None {
+            let _ = writeln!(out, "Messages, schedules, and asking a person for access: tools by MCP at {URL}.");
+        }
         out
     }
 }

@@ -42,6 +42,12 @@ impl Policy {
     /// path and is in force decides, else the default. A path that another
     /// reading would decide otherwise is refused.
     pub fn decide(&self, query: &Query<'_>) -> Decision {
+        self.decide_with(query, self.default)
+    }
+
+    /// The same with another default: what a person allowed beside the file takes
+    /// its place, and that of no rule.
+    pub fn decide_with(&self, query: &Query<'_>, default: DefaultAction) -> Decision {
         if let Err(problem) = check_method(query.method) {
             return refused(problem.0, "send the method in upper case");
         }
@@ -53,71 +59,18 @@ impl Policy {
             .collect();
         let decide = |reading: &Reading| candidates.iter().copied().find(|rule| rule.path.matches(reading));
         if candidates.iter().all(|rule| rule.path.is_any()) {
-            return self.say(query, candidates.first().copied());
+            return say(query, candidates.first().copied(), default);
         }
         let mut readings = query.path.readings();
         let exact = readings.next().and_then(|reading| decide(&reading));
-        if self.action(exact) != Action::Deny {
-            let other = readings.map(|reading| (decide(&reading), reading)).find(|(rule, _)| !self.alike(exact, *rule));
-            if let Some((rule, reading)) = other {
-                return self.ambiguous(query, exact, (&reading, rule));
+        if action(exact, default) != Action::Deny {
+            let other =
+                readings.map(|reading| (decide(&reading), reading)).find(|(rule, _)| !alike(exact, *rule, default));
+            if let Some(other) = other {
+                return ambiguous(query, (exact, other), default);
             }
         }
-        self.say(query, exact)
-    }
-
-    fn say(&self, query: &Query<'_>, rule: Option<&Rule>) -> Decision {
-        match rule {
-            Some(rule) => by_rule(query, rule),
-            None => self.by_default(query),
-        }
-    }
-
-    fn action(&self, rule: Option<&Rule>) -> Action {
-        rule.map_or(self.default.into(), |rule| rule.action)
-    }
-
-    /// Whether it makes no difference which of the two decides.
-    fn alike(&self, one: Option<&Rule>, other: Option<&Rule>) -> bool {
-        let rate = |rule: Option<&Rule>| rule.and_then(|rule| rule.rate).is_some();
-        let line = |rule: Option<&Rule>| rule.map(|rule| rule.line);
-        line(one) == line(other) || (self.action(one) == self.action(other) && !rate(one) && !rate(other))
-    }
-
-    fn ambiguous(&self, query: &Query<'_>, exact: Option<&Rule>, other: (&Reading, Option<&Rule>)) -> Decision {
-        let (reading, rule) = other;
-        let by = |rule: Option<&Rule>| match rule {
-            Some(rule) => format!("rule `{}` ({})", rule.name, rule.action),
-            None => format!("the default ({})", self.action(None)),
-        };
-        refused(
-            format!(
-                "ambiguous path: {} decides for {} as it is, and {} for {}, as some origins read it",
-                by(exact),
-                query.path,
-                by(rule),
-                crate::error::printable(&reading.text)
-            ),
-            "send the path in its plain form: rules are for paths without encoded slashes, doubled encoding, \
-             parameters after `;` and other case",
-        )
-    }
-
-    fn by_default(&self, query: &Query<'_>) -> Decision {
-        let Query { group, method, host, .. } = query;
-        match self.default {
-            DefaultAction::Allow => Decision {
-                action: Action::Allow,
-                rule: None,
-                rate: None,
-                reason: "the default of policy.toml allows what no rule is for".to_owned(),
-                hint: String::new(),
-            },
-            DefaultAction::Deny => refused(
-                format!("no rule of policy.toml is for {method} to {host} by group `{group}`, and its default is deny"),
-                &format!("a person can add to policy.toml:\n{}", snippet(query)),
-            ),
-        }
+        say(query, exact, default)
     }
 
     /// Whether requests of the group have to be seen: the default is deny, or a
@@ -135,6 +88,64 @@ impl Policy {
     /// public.
     pub fn allows_private(&self, host: &Host, port: u16) -> bool {
         self.allow_private.iter().any(|entry| entry.port == port && entry.host.matches(host))
+    }
+}
+
+fn say(query: &Query<'_>, rule: Option<&Rule>, default: DefaultAction) -> Decision {
+    match rule {
+        Some(rule) => by_rule(query, rule),
+        None => by_default(query, default),
+    }
+}
+
+fn action(rule: Option<&Rule>, default: DefaultAction) -> Action {
+    rule.map_or(default.into(), |rule| rule.action)
+}
+
+/// Whether it makes no difference which of the two decides.
+fn alike(one: Option<&Rule>, other: Option<&Rule>, default: DefaultAction) -> bool {
+    let rate = |rule: Option<&Rule>| rule.and_then(|rule| rule.rate).is_some();
+    let line = |rule: Option<&Rule>| rule.map(|rule| rule.line);
+    line(one) == line(other) || (action(one, default) == action(other, default) && !rate(one) && !rate(other))
+}
+
+/// `exact` decides for the path as it is, the other rule for another reading of it.
+fn ambiguous(
+    query: &Query<'_>,
+    (exact, (rule, reading)): (Option<&Rule>, (Option<&Rule>, Reading)),
+    default: DefaultAction,
+) -> Decision {
+    let by = |rule: Option<&Rule>| match rule {
+        Some(rule) => format!("rule `{}` ({})", rule.name, rule.action),
+        None => format!("the default ({})", action(None, default)),
+    };
+    refused(
+        format!(
+            "ambiguous path: {} decides for {} as it is, and {} for {}, as some origins read it",
+            by(exact),
+            query.path,
+            by(rule),
+            crate::error::printable(&reading.text)
+        ),
+        "send the path in its plain form: rules are for paths without encoded slashes, doubled encoding, \
+         parameters after `;` and other case",
+    )
+}
+
+fn by_default(query: &Query<'_>, default: DefaultAction) -> Decision {
+    let Query { group, method, host, .. } = query;
+    match default {
+        DefaultAction::Allow => Decision {
+            action: Action::Allow,
+            rule: None,
+            rate: None,
+            reason: "the default of policy.toml allows what no rule is for".to_owned(),
+            hint: String::new(),
+        },
+        DefaultAction::Deny => refused(
+            format!("no rule of policy.toml is for {method} to {host} by group `{group}`, and its default is deny"),
+            &format!("a person can add to policy.toml:\n{}", snippet(query)),
+        ),
     }
 }
 
@@ -283,6 +294,26 @@ mod tests {
         }
         assert_eq!(decide(&policy, "POST", "api.example/v1/send").rate.map(|rate| rate.count), Some(10));
         assert!(decide(&policy, "GET", "api.example/User/Keys").reason.starts_with("ambiguous path: "));
+    }
+
+    #[test]
+    fn another_default_takes_the_place_of_no_rule() {
+        let policy = policy(
+            "default = \"deny\"\n[[rule]]\nname = \"no\"\nhost = \"a.example\"\npath = \"/admin*\"\naction = \"deny\"\n",
+        );
+        for (path, action) in [
+            ("/", Action::Allow),
+            ("/admin", Action::Deny),
+            // What some origin reads as the denied path is not in the default's place.
+            ("/ADMIN", Action::Deny),
+            ("/x%2f..%2fadmin", Action::Deny),
+        ] {
+            let (host, path) = (Host::parse("a.example").unwrap(), NormalPath::normalise(path).unwrap());
+            let now = at("2026-06-01T12:00:00+00:00");
+            let query = Query { group: "main", method: "GET", host: &host, path: &path, now: &now };
+            assert_eq!(policy.decide(&query).action, Action::Deny, "{path}");
+            assert_eq!(policy.decide_with(&query, DefaultAction::Allow).action, action, "{path}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::Spanned;
 
-use super::rule::{Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window};
+use super::rule::{ACCESS_RULE, Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window};
 use super::{HostPattern, PathPattern, Problem};
 use crate::config::{Dirs, GroupName, read_own};
 use crate::error::{Error, Result, printable};
@@ -92,6 +92,9 @@ impl TryFrom<String> for Name {
         }
         if name.chars().count() > LONGEST_NAME {
             return Err(Problem(format!("a name has at most {LONGEST_NAME} characters")));
+        }
+        if name == ACCESS_RULE {
+            return Err(Problem(format!("the name `{name}` is for what agents ask a person for")));
         }
         Ok(Self(name))
     }
@@ -315,6 +318,7 @@ mod tests {
             ("[[rule]]\nname = \"a\\u001b[31m\"\nhost = \"a\"\naction = \"allow\"", 2, "control"),
             ("[[rule]]\nname = \"a\\u202e\"\nhost = \"a\"\naction = \"allow\"", 2, "control"),
             ("[[rule]]\nname = \"\"\nhost = \"a\"\naction = \"allow\"", 2, "empty"),
+            ("[[rule]]\nname = \"request_access\"\nhost = \"a\"\naction = \"allow\"", 2, "what agents ask"),
             (
                 "[[rule]]\nname = \"x\"\nhost = \"a\"\naction = \"allow\"\n[[rule]]\nname = \"x\"\nhost = \"b\"\naction = \"deny\"",
                 5,

@@ -20,7 +20,9 @@ pub use host::{Authority, Host};
 pub use hosts::HostPattern;
 pub use path::{NormalPath, Reading};
 pub use pattern::{Coverage, PathPattern};
-pub use rule::{Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window, check_method};
+pub use rule::{
+    ACCESS_RULE, Action, AllowPrivate, DefaultAction, GroupSet, Method, Rate, Rule, TcpRule, Window, check_method,
+};
 pub use target::{Scheme, Target};
 
 /// Why a text is not what it should be, in words that can be shown to the one

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{HostPattern, PathPattern, Problem};
 use crate::plan::parse_duration;
 
+/// The rule by which a person is asked for access to a host or for a secret: none of
+/// policy.toml has its name.
+pub const ACCESS_RULE: &str = "request_access";
+
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -153,6 +153,15 @@ pub struct Approval {
     pub(super) deadline: Moment,
 }
 
+/// What an agent asks a person for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access<'a> {
+    /// To reach a host.
+    Host(&'a str),
+    /// To get a secret of this name.
+    Secret(&'a str),
+}
+
 pub(super) const COLUMNS: &str = "seq, id, state, run, grp, rule, method, scheme, host, port, path, query, \
      content_type, secret, body, held, size, whole, sha256, boot, created_wall, expires, expires_wall, decided_wall, \
      decided_by";
@@ -200,6 +209,12 @@ impl Approval {
     pub fn url(&self) -> String {
         let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         format!("{}{query}", self.scope.url())
+    }
+
+    /// What an agent asks for, when it does not wait with a request of its own.
+    pub fn access(&self) -> Option<Access<'_>> {
+        let secret = self.secret.as_deref().map(Access::Secret);
+        self.scope.is_access().then(|| secret.unwrap_or(Access::Host(&self.scope.host)))
     }
 
     /// For programs. A body that is no UTF-8 is given in base64 instead.

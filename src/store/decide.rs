@@ -111,7 +111,9 @@ impl Store {
             };
             if found.state == State::Pending && gone.is_none() {
                 settle(transaction, &id, state, (&now, by))?;
-                if let Verdict::Approve { more: Some(time) } = verdict {
+                if let Verdict::Approve { more } = verdict
+                    && let Some(time) = permit::time_of(&found, more)
+                {
                     permit::give(transaction, &id, &found.scope, (&now, time), by)?;
                 }
             }

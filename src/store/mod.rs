@@ -31,7 +31,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::config::Dirs;
 use crate::error::{Error, Result};
 
-pub use approval::{Approval, BODY_LIMIT, Body, Held, Preview, State};
+pub use approval::{Access, Approval, BODY_LIMIT, Body, Held, Preview, State};
 pub use chats::{Binding, Chat, LOCAL};
 pub use clock::{rfc3339, wall_now};
 pub use decide::Verdict;

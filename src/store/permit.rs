@@ -7,8 +7,12 @@ use serde::Serialize;
 
 use super::clock::{Moment, rfc3339};
 use super::file::Fault;
-use super::{Store, unknown};
+use super::{Approval, Store, unknown};
 use crate::error::Result;
+use crate::policy::ACCESS_RULE;
+
+/// How long a group may reach a host that it asked for, unless the person says.
+const ACCESS_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// What a grant covers, and nothing beside it. Query and body are not part of
 /// it: another one passes as well.
@@ -31,6 +35,12 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Whether a person is asked to let the group reach a host, or use a secret,
+    /// rather than to let one request pass.
+    pub fn is_access(&self) -> bool {
+        self.rule == ACCESS_RULE
+    }
+
     /// Scheme, host, port where it is not the scheme's own, and path.
     pub fn url(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -128,6 +138,20 @@ impl Store {
                 _ => Ok(()),
             }
         })
+    }
+}
+
+/// How long what a person approves holds: as they said. Access to a host holds for
+/// a while in any case, because no request waits for it that could pass by itself.
+pub(super) fn time_of(approval: &Approval, said: Option<Duration>) -> Option<Duration> {
+    let is_host = approval.scope.is_access() && approval.secret.is_none();
+    said.or(is_host.then_some(ACCESS_TIME))
+}
+
+impl Store {
+    /// The grant that came with an approval, while it is in force.
+    pub fn permit_of(&self, approval: &str) -> Result<Option<Permit>> {
+        Ok(self.permits()?.into_iter().find(|permit| permit.approval == approval))
     }
 }
 

@@ -1,5 +1,6 @@
 //! As much of Anthropic's public API as a client needs to hold one
 //! conversation: a message, streamed or not, a count of tokens, a list of models.
+//! Asked to use belljar's tools, the model calls two of them, and says what they said.
 
 use std::io;
 use std::time::Duration;
@@ -13,6 +14,71 @@ use crate::body::{Answer, Received, pieces};
 
 /// What the model says, whatever it is asked.
 const WORDS: [&str; 4] = ["The ", "jar ", "is ", "sealed."];
+/// Whoever says this to the model has it call tools.
+const USE_TOOLS: &str = "Use belljar's tools.";
+
+/// What the model does in its turn.
+enum Turn {
+    Says(Vec<String>),
+    Calls(&'static str, Value),
+}
+
+impl Turn {
+    /// By how many tools have been called so far.
+    fn of(request: &Value) -> Self {
+        let says_words = Self::Says(WORDS.map(str::to_owned).to_vec());
+        let has_tools = request["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+        if !has_tools || !request["messages"].to_string().contains(USE_TOOLS) {
+            return says_words;
+        }
+        let blocks = request["messages"].as_array().into_iter().flatten().filter_map(|one| one["content"].as_array());
+        let results: Vec<&Value> = blocks.flatten().filter(|block| block["type"] == "tool_result").collect();
+        match results.as_slice() {
+            [] => Self::Calls("mcp__belljar__send_message", json!({"text": "from the model"})),
+            [_] => Self::Calls(
+                "mcp__belljar__schedule_task",
+                json!({"prompt": "look again", "schedule_type": "interval", "schedule_value": "3600000"}),
+            ),
+            results => Self::Says(results.iter().map(|result| format!("{}\n", result["content"])).collect()),
+        }
+    }
+
+    fn content(&self) -> Value {
+        match self {
+            Self::Says(words) => json!([{"type": "text", "text": words.concat()}]),
+            Self::Calls(name, input) => json!([{"type": "tool_use", "id": id(name), "name": name, "input": input}]),
+        }
+    }
+
+    fn stop_reason(&self) -> &'static str {
+        match self {
+            Self::Says(_) => "end_turn",
+            Self::Calls(..) => "tool_use",
+        }
+    }
+
+    /// The content's events in a stream.
+    fn events(&self) -> Vec<Value> {
+        let (block, deltas) = match self {
+            Self::Says(words) => {
+                let delta = |word: &String| json!({"type": "text_delta", "text": word});
+                (json!({"type": "text", "text": ""}), words.iter().map(delta).collect::<Vec<_>>())
+            }
+            Self::Calls(name, input) => (
+                json!({"type": "tool_use", "id": id(name), "name": name, "input": {}}),
+                vec![json!({"type": "input_json_delta", "partial_json": input.to_string()})],
+            ),
+        };
+        let mut events = vec![json!({"type": "content_block_start", "index": 0, "content_block": block})];
+        events.extend(deltas.iter().map(|delta| json!({"type": "content_block_delta", "index": 0, "delta": delta})));
+        events.push(json!({"type": "content_block_stop", "index": 0}));
+        events
+    }
+}
+
+fn id(name: &str) -> String {
+    format!("toolu_{}", name.replace("mcp__belljar__", ""))
+}
 
 /// Answers below `/v1` and `/api`.
 pub async fn answer(parts: Parts, body: Received) -> io::Result<Response<Answer>> {
@@ -26,13 +92,13 @@ pub async fn answer(parts: Parts, body: Received) -> io::Result<Response<Answer>
     }
     let model = request["model"].as_str().unwrap_or("claude-test").to_owned();
     match path.as_str() {
-        "/v1/messages" if request["stream"] == true => Ok(stream(model)),
+        "/v1/messages" if request["stream"] == true => Ok(stream(model, &Turn::of(&request))),
         "/v1/messages" => text(
             StatusCode::OK,
             json!({
                 "id": "msg_test", "type": "message", "role": "assistant", "model": model,
-                "content": [{"type": "text", "text": WORDS.concat()}],
-                "stop_reason": "end_turn", "stop_sequence": null,
+                "content": Turn::of(&request).content(),
+                "stop_reason": Turn::of(&request).stop_reason(), "stop_sequence": null,
                 "usage": {"input_tokens": 10, "output_tokens": 4},
             }),
         ),
@@ -50,19 +116,13 @@ pub async fn answer(parts: Parts, body: Received) -> io::Result<Response<Answer>
     }
 }
 
-fn stream(model: String) -> Response<Answer> {
+fn stream(model: String, turn: &Turn) -> Response<Answer> {
     let (sender, body) = pieces();
-    let mut events = vec![
-        json!({"type": "message_start", "message": {
+    let mut events = vec![json!({"type": "message_start", "message": {
             "id": "msg_test", "type": "message", "role": "assistant", "model": model, "content": [],
-            "stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 10, "output_tokens": 1}}}),
-        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
-    ];
-    for word in WORDS {
-        events.push(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}));
-    }
-    events.push(json!({"type": "content_block_stop", "index": 0}));
-    events.push(json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null},
+            "stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 10, "output_tokens": 1}}})];
+    events.extend(turn.events());
+    events.push(json!({"type": "message_delta", "delta": {"stop_reason": turn.stop_reason(), "stop_sequence": null},
         "usage": {"output_tokens": 4}}));
     events.push(json!({"type": "message_stop"}));
     tokio::spawn(async move {
