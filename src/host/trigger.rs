@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::config::{Dirs, read_own};
 use crate::error::{Error, Result};
@@ -90,10 +91,23 @@ impl Senders {
     pub fn load(dirs: &Dirs) -> Result<Self> {
         let path = dirs.config.join("sender-allowlist.json");
         let text = read_own(&path)?.unwrap_or_else(|| "{}".to_owned());
-        serde_json::from_str(&text).map_err(|error| {
+        Self::parse(&text).map_err(|error| {
             Error::refused(format!("{}:{}: {error}", path.display(), error.line()))
                 .hint(r#"for example {"groups": {"sales": {"allow": ["alice"], "mode": "trigger"}}}"#)
         })
+    }
+
+    fn parse(text: &str) -> serde_json::Result<Self> {
+        let senders = serde_json::from_str(text)?;
+        // serde also takes the members in an array, and none of them for the defaults:
+        // `[]` would allow everybody.
+        let value: Value = serde_json::from_str(text)?;
+        let entries = ["chats", "groups"].into_iter().filter_map(|name| value[name].as_object());
+        let mut entries = entries.flat_map(|entries| entries.values()).chain(value.get("default"));
+        if value.is_object() && entries.all(Value::is_object) {
+            return Ok(senders);
+        }
+        Err(serde::de::Error::custom("an array where an object belongs"))
     }
 
     /// What a sender may in a chat of a group: the chat's entry, the group's, or the default.
@@ -130,16 +144,22 @@ mod tests {
     fn senders_are_allowed_by_chat_by_group_or_by_default() {
         let text = r#"{"default": {"allow": "*"}, "chats": {"irc:#a": {"allow": ["x"], "mode": "drop"}},
             "groups": {"sales": {"allow": ["y"]}, "none": {"allow": []}}, "logDenied": true}"#;
-        let senders: Senders = serde_json::from_str(text).expect("a list");
+        let senders = Senders::parse(text).expect("a list");
         assert_eq!(senders.of("irc:#a", "sales", "x"), Sender::Allowed);
         assert_eq!(senders.of("irc:#a", "sales", "y"), Sender::Dropped);
         assert_eq!(senders.of("irc:#b", "sales", "y"), Sender::Allowed);
         assert_eq!(senders.of("irc:#b", "sales", "x"), Sender::ReadOnly);
         assert_eq!(senders.of("irc:#b", "none", "*"), Sender::ReadOnly);
         assert_eq!(senders.of("irc:#c", "other", "anybody"), Sender::Allowed);
-        for bad in [r#"{"default": {"allow": "x"}}"#, r#"{"defaults": {}}"#, r#"{"chats": {"a": {"mode": "x"}}}"#, "[]"]
-        {
-            assert!(serde_json::from_str::<Senders>(bad).is_err(), "{bad}");
+        for bad in [
+            r#"{"default": {"allow": "x"}}"#,
+            r#"{"defaults": {}}"#,
+            r#"{"chats": {"a": {"mode": "x"}}}"#,
+            r#"{"chats": {"a": []}}"#,
+            r#"{"default": []}"#,
+            "[]",
+        ] {
+            assert!(Senders::parse(bad).is_err(), "{bad}");
         }
     }
 }
