@@ -187,7 +187,10 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         return Err(Error::refused(what).hint("cancel one first: belljar task cancel ID").into());
     }
     let id = match &new.id {
-        Some(id) => id.clone(),
+        Some(id) => {
+            check_id(id)?;
+            id.clone()
+        }
         None => format!("task-{now}-{}", super::decide::random_id()?),
     };
     if find(transaction, &id)?.is_some() {
@@ -212,6 +215,14 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         ],
     )?;
     Ok(id)
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if id.is_empty() || id.len() > 64 || !id.chars().all(good) {
+        return Err(Error::refused("a task's id has 1 to 64 letters, digits, -, _ and .").hint("or leave it out"));
+    }
+    Ok(())
 }
 
 /// Pauses a task, or lets it go on: what it missed meanwhile is left out.
@@ -317,8 +328,9 @@ impl Store {
         self.write("look for tasks that are due in", |transaction| {
             let now = wall_now();
             let due: Vec<Task> = {
-                let mut statement =
-                    transaction.prepare("SELECT * FROM task WHERE status = 'active' AND next_wall <= ?1")?;
+                let mut statement = transaction.prepare(
+                    "SELECT * FROM task WHERE status = 'active' AND next_wall <= ?1 ORDER BY next_wall, created_wall, id",
+                )?;
                 statement.query_map([now], task)?.collect::<rusqlite::Result<_>>()?
             };
             for task in &due {
@@ -403,8 +415,9 @@ impl Store {
             if let Some(session) = &end.session {
                 chats::keep_session(transaction, &task.group, session)?;
             }
+            let chat = chats::answer_chat(transaction, &task.group, &task.chat)?;
             for reply in &end.replies {
-                outgoing::queue(transaction, &task.chat, &task.group, reply)?;
+                outgoing::queue(transaction, &chat, &task.group, reply)?;
             }
             Ok(())
         })
