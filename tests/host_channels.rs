@@ -8,7 +8,8 @@ use harness::host::{Channel, Host};
 use harness::{SOON, eventually};
 use serde_json::{Value, json};
 
-const ECHO: &str = "[group.main]\nproject = \"$JAR/project\"\ncommand = [\"cat\"]\n[group.sales]\ncommand = [\"cat\"]\n";
+const ECHO: &str =
+    "[group.main]\nproject = \"$JAR/project\"\ncommand = [\"cat\"]\n[group.sales]\ncommand = [\"cat\"]\n";
 
 /// A host with channels `(name, options)`; `NAME:#sales` of the first is the group's.
 fn start(channels: &[(&str, &str)]) -> (Host, Vec<Channel>) {
@@ -132,7 +133,8 @@ fn it_cannot_speak_for_the_chats_of_another_nor_say_what_became_of_what_it_has_n
     let (host, channels) = start(&[("irc", "remembers"), ("evil", "remembers")]);
     let (irc, evil) = (&channels[0], &channels[1]);
     bind(&host, "main", "evil:main");
-    for (number, chat) in ["irc:#sales", "#sales", "local:sales", "local:main", "../irc:#sales", ""].iter().enumerate() {
+    for (number, chat) in ["irc:#sales", "#sales", "local:sales", "local:main", "../irc:#sales", ""].iter().enumerate()
+    {
         evil.hears(&format!("e{number}"), chat, ("boss", "forged"));
     }
     evil.wait_stored("e5");
@@ -164,14 +166,26 @@ fn what_is_not_understood_is_passed_over() {
     let (host, channels) = start(&[("irc", "remembers")]);
     let irc = &channels[0];
     for line in [
-        "", "x", "[]", "{}", "null", r#"{"type":"newer","x":1}"#, r#"{"type":"message"}"#, r#"{"type":"sent"}"#,
-        r#"{"type":"sent","id":"18446744073709551616"}"#, r#"{"type":"sent","id":"-1"}"#, r#"{"type":"ready"}"#,
-        r#"{"type":"message","id":1,"chat":"#sales","sender":"a","text":"x"}"#,
+        "",
+        "x",
+        "[]",
+        "{}",
+        "null",
+        r#"{"type":"newer","x":1}"#,
+        r#"{"type":"message"}"#,
+        r#"{"type":"sent"}"#,
+        r#"{"type":"sent","id":"18446744073709551616"}"#,
+        r#"{"type":"sent","id":"-1"}"#,
+        r#"{"type":"ready"}"#,
+        r##"{"type":"message","id":1,"chat":"#sales","sender":"a","text":"x"}"##,
     ] {
         irc.line(line);
     }
-    irc.line(&format!("{{\"type\":\"message\",\"id\":\"big\",\"chat\":\"#sales\",\"sender\":\"a\",\"text\":\"{}\"}}", "x".repeat(2 << 20)));
-    irc.line(r#"{"type":"message","id":"m1","chat":"#sales","sender":"ann","text":"understood","more":{"x":[1]},"time":"yesterday"}"#);
+    irc.line(&format!(
+        "{{\"type\":\"message\",\"id\":\"big\",\"chat\":\"#sales\",\"sender\":\"a\",\"text\":\"{}\"}}",
+        "x".repeat(2 << 20)
+    ));
+    irc.line(r##"{"type":"message","id":"m1","chat":"#sales","sender":"ann","text":"understood","more":{"x":[1]},"time":"yesterday"}"##);
     let sent = irc.wait_sent(1);
     assert!(sent[0]["text"].as_str().is_some_and(|text| text.contains(">understood<")));
     assert_eq!(irc.log("begun").len(), 1, "it goes on: {}", host.log());
@@ -191,16 +205,22 @@ fn one_that_cannot_be_started_or_does_not_speak_keeps_nobody_waiting() {
     host.again();
     irc.hears("m1", "#sales", ("ann", "hello"));
     irc.wait_sent(1);
-    for (name, why) in
-        [("gone", "/nowhere/program"), ("empty", "has no command"), ("mute", "it has ended"), ("odd", "first line is not")]
-    {
-        let told = |log: &str| log.lines().any(|line| line.contains(&format!("the channel {name}")) && line.contains(why));
+    for (name, why) in [
+        ("gone", "/nowhere/program"),
+        ("empty", "has no command"),
+        ("mute", "it has ended"),
+        ("odd", "first line is not"),
+    ] {
+        let told =
+            |log: &str| log.lines().any(|line| line.contains(&format!("the channel {name}")) && line.contains(why));
         eventually(&format!("{name}: {why}: {}", host.log()), 2 * SOON, || told(&host.log()));
     }
     host.end();
     // A program that was not understood is not left behind.
     let mark = format!("BELLJAR_CHANNEL_STATE={}", host.jar.text("belljar/data/channels/odd"));
-    let is_its = |pid: &str| std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|all| String::from_utf8_lossy(&all).contains(&mark));
+    let is_its = |pid: &str| {
+        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|all| String::from_utf8_lossy(&all).contains(&mark))
+    };
     eventually("it has ended", SOON, || !harness::names_in("/proc".as_ref()).iter().any(|pid| is_its(pid)));
     for bad in ["local", "LOCAL", "a:b", "a b", "\u{e9}"] {
         host.configure(&format!("[channel.\"{bad}\"]\ncommand = [\"true\"]\n"));

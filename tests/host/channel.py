@@ -64,8 +64,8 @@ def feed():
                 while (line := file.readline()).endswith("\n"):
                     position = file.tell()
                     try:
-                        known = json.loads(line).get("id") in done
-                    except ValueError:
+                        known = json.loads(line)["id"] in done
+                    except (ValueError, KeyError, TypeError):
                         known = False
                     if not known:
                         say(line.rstrip("\n"))
