@@ -213,7 +213,9 @@ def throughput(home, options, groups):
     home.close()
     return {
         "per_second": count / (ended - begun), "taken_per_second": count / (taken - begun),
-        "runs": len(os.listdir(os.path.join(home.path, "data", "receipts"))),
+        "runs": sum(
+            name.endswith(".json") for name in os.listdir(os.path.join(home.path, "data", "receipts"))
+        ),
     }
 
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use harness::host::{Channel, Host};
-use harness::{Dice, SOON, eventually, load, slowly};
+use harness::{Dice, SOON, eventually, load};
 
 /// How often one that was interrupted is begun: what `belljar task` promises.
 const TRIES: i64 = 3;
@@ -31,6 +31,17 @@ fn killed_again_and_again_it_loses_nothing_and_says_nothing_twice() {
         host.jar.call(&["group", "set", group, "--chat", &format!("irc:{group}"), "--no-trigger"]).success();
     }
     let mut dice = Dice::new();
+    // How long a run takes here, with all of them at work.
+    host.again();
+    let measured = Instant::now();
+    for group in groups {
+        host.say(&format!("local:{group}"), "hello");
+    }
+    for group in groups {
+        host.wait_said(&format!("local:{group}"), 1);
+    }
+    let turn = (measured.elapsed().as_millis() as u64).clamp(50, 300);
+    host.end();
     let (mut told, mut added) = (0, 0);
     let (mut before_it_listened, mut with_runs) = (0, 0);
     let begun = Instant::now();
@@ -46,14 +57,15 @@ fn killed_again_and_again_it_loses_nothing_and_says_nothing_twice() {
             told += 1;
         }
         while added < tasks * kill / kills {
-            let at = (jiff::Timestamp::now() + Duration::from_millis(dice.below(1500))).to_string();
+            let at = (jiff::Timestamp::now() + Duration::from_millis(dice.below(3000))).to_string();
             let (group, id) = (groups[dice.below(groups.len() as u64) as usize], format!("t{added}"));
             let prompt = format!("task-{added}.");
             host.jar.call(&["task", "add", "-g", group, "--id", &id, "--at", &at, &prompt]).success();
             added += 1;
         }
         // From the first instruction on, up to some runs later.
-        std::thread::sleep(slowly(Duration::from_millis(dice.below(350))));
+        let alive = if dice.below(10) < 6 { dice.below(turn) } else { turn + dice.below(3 * turn) };
+        std::thread::sleep(Duration::from_millis(alive));
         before_it_listened += u64::from(!host.log().contains("belljar serves on") && !host.log().contains("serving"));
         with_runs += u64::from(!host.jar.live_runs().is_empty());
         host.kill();
@@ -64,7 +76,7 @@ fn killed_again_and_again_it_loses_nothing_and_says_nothing_twice() {
                 + (SELECT count(*) FROM outgoing WHERE state IN ('queued', 'handed')) \
                 + (SELECT count(*) FROM task WHERE status = 'active') \
                 + (SELECT count(*) FROM task_run WHERE state IN ('waiting', 'running'))";
-    eventually(&format!("all is done; {}", host.count(open)), 40 * SOON, || {
+    eventually(&format!("all is done; {}", host.count(open)), 30 * SOON, || {
         irc.log("stored").len() as u64 >= messages && host.count(open) == 0
     });
     println!(
@@ -106,9 +118,9 @@ fn killed_again_and_again_it_loses_nothing_and_says_nothing_twice() {
         wrong(&done, tasks).into_iter().filter(|(number, count)| *count != 0 || !given_up(*number)).collect();
     assert_eq!(not_done, [], "skipped, or done twice");
     println!("{} tasks were interrupted {TRIES} times", tasks as usize - done.len());
-    assert!(done.len() as u64 * 2 > tasks, "only {} of {tasks} tasks were done", done.len());
+    assert!(done.len() as u64 * 10 > tasks, "only {} of {tasks} tasks were done", done.len());
     assert_eq!(host.count("SELECT count(*) FROM task_run") as u64, tasks, "each was due once");
-    assert_eq!(host.count("SELECT count(*) FROM message") as u64, messages, "each was stored once");
+    assert_eq!(host.count("SELECT count(*) FROM message") as u64, messages + 4, "each was stored once");
     // It was killed at work, not beside it.
     assert!(with_runs > kills / 10, "{with_runs} of {kills} kills met a run");
 

@@ -14,6 +14,8 @@ use crate::schedule::{Kind, Schedule};
 
 /// Tasks of one group: an agent can ask in a loop.
 const MOST: i64 = 200;
+/// What the runs of a cancelled task begin with in place of its id, which never has it.
+const CANCELLED: &str = "/";
 /// A run that was interrupted so many times is not begun again.
 const TRIES: i64 = 3;
 
@@ -259,6 +261,8 @@ pub enum Pause {
 pub(crate) fn cancel(transaction: &Transaction<'_>, id: &str) -> Result<(), Fault> {
     transaction.execute("DELETE FROM task WHERE id = ?1", [id])?;
     transaction.execute("DELETE FROM task_run WHERE task = ?1 AND state <> 'running'", [id])?;
+    // Another task can have the id before it ends.
+    transaction.execute("UPDATE task_run SET task = ?2 || seq WHERE task = ?1", [id, CANCELLED])?;
     Ok(())
 }
 
@@ -341,6 +345,11 @@ impl Store {
                     |row| row.get(0),
                 )?;
                 let state = if going_on > 0 { "skipped" } else { "waiting" };
+                // A new schedule can name a time for which it was done before.
+                transaction.execute(
+                    "DELETE FROM task_run WHERE task = ?1 AND due_wall = ?2 AND state NOT IN ('waiting', 'running')",
+                    params![task.id, at],
+                )?;
                 transaction.execute(
                     "INSERT INTO task_run (task, grp, due_wall, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                     params![task.id, task.group, at, state],
@@ -412,6 +421,9 @@ impl Store {
                 "UPDATE task_run SET state = ?2, ended_wall = ?3, result = ?4, error = ?5 WHERE seq = ?1",
                 params![run.seq, state, wall_now(), shown, error],
             )?;
+            // Nobody can ask for the history of a task that was cancelled.
+            transaction
+                .execute("DELETE FROM task_run WHERE seq = ?1 AND task = ?2 || seq", params![run.seq, CANCELLED])?;
             if let Some(session) = &end.session {
                 chats::keep_session(transaction, &task.group, session)?;
             }
