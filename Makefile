@@ -26,11 +26,12 @@ test:
 test-vm:
 	@tests/vm/suite
 
-# STARTUP_BENCH, BACKENDS_BENCH, GATEWAY_BENCH: options of the three, for example `-n 1`, one round.
+# STARTUP_BENCH, BACKENDS_BENCH, HOST_BENCH, GATEWAY_BENCH: options of the four, for example `-n 1`, one round.
 bench: $(BELLJAR)
 	@tests/deps crun bubblewrap podman runc python3 iproute2 openssl mitmproxy squid-openssl
 	@python3 benches/startup.py $(BELLJAR) $(STARTUP_BENCH)
 	@python3 benches/backends.py $(BELLJAR) $(BACKENDS_BENCH)
+	@python3 benches/host.py $(BELLJAR) $(HOST_BENCH)
 	@$(CARGO) build --release --quiet --example loadgen
 	@python3 benches/gateway.py $(BELLJAR) $(GATEWAY_BENCH)
 

@@ -73,6 +73,10 @@ impl Arguments {
                 .hint(format!("belljar group set GROUP --chat '{}'", printable(&chat))));
         }
         let Some(wait) = self.wait else { return Ok(0) };
+        if told["stored"] != Value::Bool(true) {
+            return Err(Error::refused("it is not kept: it was said already, or its sender is not heard")
+                .hint("another --id; sender-allowlist.json"));
+        }
         if told["wakes"] != Value::Bool(true) {
             return Err(Error::refused("this wakes no agent: it comes along with the next message that does")
                 .hint("begin it with the group's trigger: belljar group show GROUP"));

@@ -16,6 +16,7 @@ use super::Host;
 use super::agent::{Agent, Briefing, LONGEST_OUTPUT, Outcome, Reader, Stdin, claude_line};
 use super::child::{Ended, Kept, Order, Run, refusal};
 use super::format;
+use super::queue::is_waited_for;
 use crate::config::{AgentKind, Config, MAIN};
 use crate::error::{Error, Result, printable};
 use crate::ipc::Place;
@@ -40,6 +41,8 @@ struct Batch {
     file: Option<String>,
     /// Turns that had ended when it was given.
     after: u64,
+    /// Turns that end before its own can: with the one that went on then.
+    before: u64,
 }
 
 /// Which session a run goes on with, and whether the group does with its.
@@ -104,7 +107,7 @@ impl Conversation {
             assistant: config.host.assistant(),
         };
         let mut conversation = Self::start(&scene, &config, &briefing).await?;
-        conversation.waiting.push_back(Batch { messages: numbers(messages), file: None, after: 0 });
+        conversation.waiting.push_back(Batch { messages: numbers(messages), file: None, after: 0, before: 0 });
         Ok(conversation)
     }
 
@@ -137,7 +140,7 @@ impl Conversation {
         let mut conversation = Self::start(&scene, &config, &briefing).await?;
         conversation.task = Some(TaskEnd::default());
         conversation.session = which;
-        conversation.waiting.push_back(Batch { messages: Vec::new(), file: None, after: 0 });
+        conversation.waiting.push_back(Batch { messages: Vec::new(), file: None, after: 0, before: 0 });
         Ok(conversation)
     }
 
@@ -250,11 +253,9 @@ impl Conversation {
         }
         // A NanoClaw runner also says so when it has nothing to say, to tell its session.
         let is_quiet = outcome.result.is_none() && self.agent.kind == AgentKind::Nanoclaw;
-        let answered = match self.waiting.front() {
-            Some(batch) if is_quiet && !self.is_read(batch) => None,
-            Some(_) => self.waiting.pop_front(),
-            None => None,
-        };
+        // One turn can have several results: the second answers nothing that is not read yet.
+        let is_read = self.waiting.front().is_some_and(|batch| self.is_read(batch));
+        let answered = if is_read { self.waiting.pop_front() } else { None };
         if !is_quiet || answered.is_some() {
             self.turns += 1;
         }
@@ -286,7 +287,7 @@ impl Conversation {
     fn is_read(&self, batch: &Batch) -> bool {
         match &batch.file {
             None => true,
-            Some(file) => batch.after < self.turns && !self.place.is_unread(file),
+            Some(file) => batch.before <= self.turns && !self.place.is_unread(file),
         }
     }
 
@@ -303,7 +304,8 @@ impl Conversation {
             Err(error) => return self.host.events.tell_error("messages", &error),
         };
         if messages.is_empty() {
-            if self.waiting.is_empty() && self.turns > 0 && super::queue::has_work(&self.host, &self.group).await {
+            let is_idle = self.waiting.is_empty() && self.turns > 0;
+            if is_idle && is_waited_for(&self.host, &self.group, &self.chat).await {
                 self.close();
             }
             return;
@@ -320,7 +322,8 @@ impl Conversation {
         };
         if given {
             self.quiet_since = Instant::now();
-            self.waiting.push_back(Batch { messages: numbers, file, after: self.turns });
+            let before = self.turns + u64::from(!self.waiting.is_empty());
+            self.waiting.push_back(Batch { messages: numbers, file, after: self.turns, before });
         } else {
             self.failure = Some("the agent takes nothing more".to_owned());
             self.give_back(numbers).await;

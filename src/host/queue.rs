@@ -34,7 +34,7 @@ pub struct Queue {
     live: RefCell<HashMap<String, Rc<Notify>>>,
     failed: RefCell<HashMap<String, Failed>>,
     wake: Notify,
-    /// Groups wait because all places are taken.
+    /// Somebody waits for a place.
     crowded: Cell<bool>,
 }
 
@@ -64,17 +64,11 @@ impl Queue {
     }
 }
 
-/// Whether something waits that a group's live run does not take: of the group's own,
-/// or of others who find no place.
-pub async fn has_work(host: &Rc<Host>, group: &str) -> bool {
-    if host.queue.crowded.get() {
-        return true;
-    }
-    let name = group.to_owned();
-    let waits = host.with_store(move |store| {
-        Ok(store.groups_with_tasks()?.contains(&name) || store.groups_with_messages()?.contains(&name))
-    });
-    waits.await.unwrap_or(false)
+/// Whether something waits that an idle run of the group's, about that chat, is in the
+/// way of: its tasks and other chats, or another group while all places are taken.
+pub async fn is_waited_for(host: &Rc<Host>, group: &str, chat: &str) -> bool {
+    let (group, chat) = (group.to_owned(), chat.to_owned());
+    host.queue.crowded.get() || host.with_store(move |store| store.waits_beside(&group, &chat)).await.unwrap_or(false)
 }
 
 /// Starts runs as there is work, for ever.
@@ -125,8 +119,8 @@ async fn look(host: &Rc<Host>) -> Result<Option<Instant>> {
         .await?;
     let in_ms = |at: i64| Instant::now() + Duration::from_millis((at - wall_now()).max(0).unsigned_abs());
     let mut next = due.map(in_ms);
-    let mut seen = HashSet::new();
     let mut crowded = false;
+    let mut seen = HashSet::new();
     let with_tasks: HashSet<String> = tasks.iter().cloned().collect();
     for group in tasks.into_iter().chain(messages) {
         if !seen.insert(group.clone()) {
@@ -143,17 +137,15 @@ async fn look(host: &Rc<Host>) -> Result<Option<Instant>> {
             next = next.into_iter().chain(rest).min();
             continue;
         }
+        // Who waits for a place waits; the live ones behind it are nudged all the same.
         match host.places.clone().try_acquire_owned() {
             Ok(place) => start(host, group, place),
-            Err(_) => {
-                crowded = true;
-                break;
-            }
+            Err(_) => crowded = true,
         }
     }
     host.queue.crowded.set(crowded);
     if crowded {
-        // Those that only wait for more make room.
+        // An agent that only waits for more makes room.
         host.queue.live.borrow().values().for_each(|nudge| nudge.notify_one());
     }
     Ok(next)
@@ -190,7 +182,17 @@ async fn one(host: &Rc<Host>, group: &str, nudge: Rc<Notify>) -> Result<()> {
             host.events.tell_error("task", &error);
             TaskEnd { error: Some(error.with_causes()), ..TaskEnd::default() }
         });
-        host.with_store(move |store| store.end_task(&run, &task, &end)).await?;
+        let ended = host.with_store(move |store| {
+            store.end_task(&run, &task, &end).or_else(|error| {
+                // Its answer does not go out, and it has ended all the same: one that went
+                // on for ever would keep the next times from being done.
+                let end = TaskEnd { error: Some(error.with_causes()), ..TaskEnd::default() };
+                store.end_task(&run, &task, &end).and(Err(error))
+            })
+        });
+        if let Err(error) = ended.await {
+            host.events.tell_error("task", &error);
+        }
         host.ring();
         return Ok(());
     }

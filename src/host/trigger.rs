@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::config::{Dirs, read_own};
 use crate::error::{Error, Result};
@@ -96,11 +97,17 @@ impl Senders {
         })
     }
 
-    fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        // A list would be taken for the values of the fields.
-        let whole: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
-        drop(whole);
-        serde_json::from_str(text)
+    fn parse(text: &str) -> serde_json::Result<Self> {
+        let senders = serde_json::from_str(text)?;
+        // serde also takes the members in an array, and none of them for the defaults:
+        // `[]` would allow everybody.
+        let value: Value = serde_json::from_str(text)?;
+        let entries = ["chats", "groups"].into_iter().filter_map(|name| value[name].as_object());
+        let mut entries = entries.flat_map(|entries| entries.values()).chain(value.get("default"));
+        if value.is_object() && entries.all(Value::is_object) {
+            return Ok(senders);
+        }
+        Err(serde::de::Error::custom("an array where an object belongs"))
     }
 
     /// What a sender may in a chat of a group: the chat's entry, the group's, or the default.
@@ -144,8 +151,14 @@ mod tests {
         assert_eq!(senders.of("irc:#b", "sales", "x"), Sender::ReadOnly);
         assert_eq!(senders.of("irc:#b", "none", "*"), Sender::ReadOnly);
         assert_eq!(senders.of("irc:#c", "other", "anybody"), Sender::Allowed);
-        for bad in [r#"{"default": {"allow": "x"}}"#, r#"{"defaults": {}}"#, r#"{"chats": {"a": {"mode": "x"}}}"#, "[]"]
-        {
+        for bad in [
+            r#"{"default": {"allow": "x"}}"#,
+            r#"{"defaults": {}}"#,
+            r#"{"chats": {"a": {"mode": "x"}}}"#,
+            r#"{"chats": {"a": []}}"#,
+            r#"{"default": []}"#,
+            "[]",
+        ] {
             assert!(Senders::parse(bad).is_err(), "{bad}");
         }
     }

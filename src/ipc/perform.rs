@@ -245,9 +245,6 @@ impl Desk {
         };
         // `local:NAME` is the chat of a group that there may not be.
         Groups::new(&self.dirs).find(&group)?;
-        if let Some(id) = &order.task_id {
-            check_id(id)?;
-        }
         let zone = order.time_zone.as_deref().unwrap_or(&self.zone);
         Ok(NewTask {
             id: order.task_id.clone(),
@@ -430,14 +427,6 @@ fn check_name(what: &str, name: &str) -> Result<()> {
             "the {what} has 1 to {LONGEST_NAME} bytes, none of them a control character"
         ))
         .hint("list_tasks and list_groups show what there is"));
-    }
-    Ok(())
-}
-
-fn check_id(id: &str) -> Result<()> {
-    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if id.is_empty() || id.len() > 64 || !id.chars().all(good) {
-        return Err(Error::refused("a task's id has 1 to 64 letters, digits, -, _ and .").hint("or leave it out"));
     }
     Ok(())
 }

@@ -59,6 +59,23 @@ pub(crate) fn chat_of(transaction: &Transaction<'_>, group: &str) -> Result<Stri
     Ok(bound.unwrap_or_else(|| format!("{LOCAL}{group}")))
 }
 
+/// Where an answer of a group's goes: to the chat where it was asked, while that is the
+/// group's. One that has gone to another group meanwhile is that group's alone.
+pub(super) fn answer_chat(transaction: &Transaction<'_>, group: &str, asked: &str) -> Result<String, Fault> {
+    match owner_of(transaction, asked)? {
+        Some(owner) if owner == group => Ok(asked.to_owned()),
+        _ => chat_of(transaction, group),
+    }
+}
+
+/// What waits for a group's agent from chats that are no longer the group's goes.
+fn drop_strays(transaction: &Transaction<'_>, group: &str) -> Result<(), Fault> {
+    let strays = "DELETE FROM message WHERE grp = ?1 AND state = 'waiting' AND chat <> ?2 \
+                  AND chat NOT IN (SELECT jid FROM binding WHERE grp = ?1)";
+    transaction.execute(strays, params![group, format!("{LOCAL}{group}")])?;
+    Ok(())
+}
+
 /// Binds a chat to a group, in place of the one that it had.
 pub(crate) fn bind(transaction: &Transaction<'_>, new: &Binding) -> Result<(), Fault> {
     let shown = crate::error::printable(&new.chat);
@@ -75,6 +92,7 @@ pub(crate) fn bind(transaction: &Transaction<'_>, new: &Binding) -> Result<(), F
          ON CONFLICT (grp) DO UPDATE SET jid = ?2, name = ?3, mention = ?4",
         params![new.group, new.chat, new.name, new.trigger],
     )?;
+    drop_strays(transaction, &new.group)?;
     // What was said there before it belonged to anybody is nobody's business.
     remember(transaction, &new.chat, Some(&new.name))
 }
@@ -120,10 +138,12 @@ impl Store {
         self.write("bind a chat in", |transaction| bind(transaction, new))
     }
 
-    /// Takes a group's chat away; what waits for its agent goes too, and its tasks.
+    /// Takes a group's chat away; what waits for its agent from there goes too.
     pub fn unbind(&self, group: &str) -> Result<bool> {
         self.write("unbind a chat in", |transaction| {
-            Ok(transaction.execute("DELETE FROM binding WHERE grp = ?1", [group])? > 0)
+            let had = transaction.execute("DELETE FROM binding WHERE grp = ?1", [group])? > 0;
+            drop_strays(transaction, group)?;
+            Ok(had)
         })
     }
 

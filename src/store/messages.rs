@@ -149,6 +149,15 @@ impl Store {
         })
     }
 
+    /// Whether a task of the group's waits, or a message in a chat other than this.
+    pub fn waits_beside(&self, group: &str, chat: &str) -> Result<bool> {
+        self.read("look for work in", |transaction| {
+            let waits = "SELECT EXISTS (SELECT 1 FROM task_run WHERE state = 'waiting' AND grp = ?1) OR EXISTS \
+                         (SELECT 1 FROM message WHERE state = 'waiting' AND wakes = 1 AND grp = ?1 AND chat <> ?2)";
+            Ok(transaction.query_row(waits, params![group, chat], |row| row.get(0))?)
+        })
+    }
+
     /// Takes the messages of a chat, or of that which waits longest in a group, with
     /// those that wait there for a trigger; none when none wakes. At most `count`
     /// messages and `limit` bytes of text, and more only until one is among them that
@@ -189,7 +198,10 @@ impl Store {
                 chats::keep_session(transaction, group, session)?;
             }
             match &turn.reply {
-                Some((chat, text)) => outgoing::queue(transaction, chat, group, text).map(Some),
+                Some((chat, text)) => {
+                    let chat = chats::answer_chat(transaction, group, chat)?;
+                    outgoing::queue(transaction, &chat, group, text).map(Some)
+                }
                 None => Ok(None),
             }
         })

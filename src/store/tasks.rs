@@ -14,6 +14,8 @@ use crate::schedule::{Kind, Schedule};
 
 /// Tasks of one group: an agent can ask in a loop.
 const MOST: i64 = 200;
+/// What the runs of a cancelled task begin with in place of its id, which never has it.
+const CANCELLED: &str = "/";
 /// A run that was interrupted so many times is not begun again.
 const TRIES: i64 = 3;
 
@@ -187,7 +189,10 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         return Err(Error::refused(what).hint("cancel one first: belljar task cancel ID").into());
     }
     let id = match &new.id {
-        Some(id) => id.clone(),
+        Some(id) => {
+            check_id(id)?;
+            id.clone()
+        }
         None => format!("task-{now}-{}", super::decide::random_id()?),
     };
     if find(transaction, &id)?.is_some() {
@@ -212,6 +217,14 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         ],
     )?;
     Ok(id)
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if id.is_empty() || id.len() > 64 || !id.chars().all(good) {
+        return Err(Error::refused("a task's id has 1 to 64 letters, digits, -, _ and .").hint("or leave it out"));
+    }
+    Ok(())
 }
 
 /// Pauses a task, or lets it go on: what it missed meanwhile is left out.
@@ -248,6 +261,8 @@ pub enum Pause {
 pub(crate) fn cancel(transaction: &Transaction<'_>, id: &str) -> Result<(), Fault> {
     transaction.execute("DELETE FROM task WHERE id = ?1", [id])?;
     transaction.execute("DELETE FROM task_run WHERE task = ?1 AND state <> 'running'", [id])?;
+    // Another task can have the id before it ends.
+    transaction.execute("UPDATE task_run SET task = ?2 || seq WHERE task = ?1", [id, CANCELLED])?;
     Ok(())
 }
 
@@ -317,8 +332,9 @@ impl Store {
         self.write("look for tasks that are due in", |transaction| {
             let now = wall_now();
             let due: Vec<Task> = {
-                let mut statement =
-                    transaction.prepare("SELECT * FROM task WHERE status = 'active' AND next_wall <= ?1")?;
+                let mut statement = transaction.prepare(
+                    "SELECT * FROM task WHERE status = 'active' AND next_wall <= ?1 ORDER BY next_wall, created_wall, id",
+                )?;
                 statement.query_map([now], task)?.collect::<rusqlite::Result<_>>()?
             };
             for task in &due {
@@ -329,6 +345,11 @@ impl Store {
                     |row| row.get(0),
                 )?;
                 let state = if going_on > 0 { "skipped" } else { "waiting" };
+                // A new schedule can name a time for which it was done before.
+                transaction.execute(
+                    "DELETE FROM task_run WHERE task = ?1 AND due_wall = ?2 AND state NOT IN ('waiting', 'running')",
+                    params![task.id, at],
+                )?;
                 transaction.execute(
                     "INSERT INTO task_run (task, grp, due_wall, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                     params![task.id, task.group, at, state],
@@ -400,11 +421,15 @@ impl Store {
                 "UPDATE task_run SET state = ?2, ended_wall = ?3, result = ?4, error = ?5 WHERE seq = ?1",
                 params![run.seq, state, wall_now(), shown, error],
             )?;
+            // Nobody can ask for the history of a task that was cancelled.
+            transaction
+                .execute("DELETE FROM task_run WHERE seq = ?1 AND task = ?2 || seq", params![run.seq, CANCELLED])?;
             if let Some(session) = &end.session {
                 chats::keep_session(transaction, &task.group, session)?;
             }
+            let chat = chats::answer_chat(transaction, &task.group, &task.chat)?;
             for reply in &end.replies {
-                outgoing::queue(transaction, &task.chat, &task.group, reply)?;
+                outgoing::queue(transaction, &chat, &task.group, reply)?;
             }
             Ok(())
         })

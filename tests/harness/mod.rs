@@ -8,6 +8,7 @@
 // Every test executable compiles this module, and each uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod host;
 pub mod layout;
 mod process;
 mod root;
