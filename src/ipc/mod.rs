@@ -9,9 +9,12 @@ mod files;
 mod operation;
 mod perform;
 mod place;
+mod refusal;
 mod session;
 mod snapshot;
 mod spool;
+#[cfg(test)]
+mod tests;
 
 pub use operation::{Operation, TaskChange, TaskOrder};
 pub use perform::{Answer, Desk, Way};
