@@ -124,7 +124,7 @@ fn a_message_goes_to_the_own_chat_and_from_main_to_any() {
         let reason = decision["reason"].as_str().expect("a reason").replace(chat, "CHAT");
         assert_eq!(
             reason,
-            "the chat `CHAT` is not group sales's own: `send message to other chats` is for the main group"
+            "the chat `CHAT` is not group sales's own; because: `send message to other chats` is for the main group"
         );
     }
     for (text, words) in [("", "empty"), (" \n", "empty"), (&"x".repeat((64 << 10) + 1), "64 KiB")] {
@@ -157,7 +157,7 @@ fn a_task_is_scheduled_for_the_own_group_and_by_main_for_any() {
         let reason = decision["reason"].as_str().expect("a reason").replace(chat, "CHAT");
         assert_eq!(
             reason,
-            "the chat `CHAT` is not group sales's own: `schedule task for others` is for the main group"
+            "the chat `CHAT` is not group sales's own; because: `schedule task for others` is for the main group"
         );
     }
     cell(&host, "main", &order("m4", Some("irc:#nobodys")), Refused("no group has the chat"));

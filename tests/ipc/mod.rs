@@ -4,6 +4,8 @@
 // Two test executables compile this module, and each uses a part of it.
 #![allow(dead_code)]
 
+pub mod outside;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
@@ -61,6 +64,12 @@ impl Host {
     pub fn again(&mut self) {
         self.begin();
         eventually("the host process listens", 4 * SOON, || UnixStream::connect(self.socket()).is_ok());
+        // It opens the groups' directories next; files that come before that wait there.
+        let is_open = |group: String| group.starts_with('.') || self.data("ipc/.refused").join(group).is_dir();
+        eventually("it has the directories", 4 * SOON, || {
+            let groups = names_in(&self.data("ipc"));
+            groups.contains(&"main".to_owned()) && groups.into_iter().all(is_open)
+        });
     }
 
     /// Starts it, and waits for nothing.
@@ -153,9 +162,11 @@ impl Host {
         let mut rows = statement.query([]).expect("rows");
         let mut all = Vec::new();
         while let Some(row) = rows.next().expect("a row") {
-            let fields: Vec<String> =
-                (0..columns).map(|at| format!("{:?}", row.get_ref(at).expect("a field"))).collect();
-            all.push(fields.join(" "));
+            let fields = (0..columns).map(|at| match row.get_ref(at).expect("a field") {
+                ValueRef::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                other => format!("{other:?}"),
+            });
+            all.push(fields.collect::<Vec<_>>().join(" "));
         }
         all
     }
