@@ -59,6 +59,16 @@ pub(crate) fn chat_of(transaction: &Transaction<'_>, group: &str) -> Result<Stri
     Ok(bound.unwrap_or_else(|| format!("{LOCAL}{group}")))
 }
 
+/// The chat, while it is the group's; or else the one that the group has now: what was
+/// its own when it was asked there or when a task was made can be another's by the time
+/// of the answer.
+pub(crate) fn own_chat(transaction: &Transaction<'_>, group: &str, chat: &str) -> Result<String, Fault> {
+    match owner_of(transaction, chat)? {
+        Some(owner) if owner == group => Ok(chat.to_owned()),
+        _ => chat_of(transaction, group),
+    }
+}
+
 /// Binds a chat to a group, in place of the one that it had.
 pub(crate) fn bind(transaction: &Transaction<'_>, new: &Binding) -> Result<(), Fault> {
     let shown = crate::error::printable(&new.chat);

@@ -157,7 +157,10 @@ impl Store {
                 chats::keep_session(transaction, group, session)?;
             }
             match &turn.reply {
-                Some((chat, text)) => outgoing::queue(transaction, chat, group, text).map(Some),
+                Some((chat, text)) => {
+                    let chat = chats::own_chat(transaction, group, chat)?;
+                    outgoing::queue(transaction, &chat, group, text).map(Some)
+                }
                 None => Ok(None),
             }
         })
