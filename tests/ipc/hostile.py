@@ -39,7 +39,10 @@ def quietly(action, *arguments):
 
 
 def take_directories_away():
-    os.makedirs(f"{IPC}/mine", exist_ok=True)
+    for name in ["mine", "yours", "link"]:
+        quietly(os.unlink, f"{IPC}/{name}")
+        quietly(os.rmdir, f"{IPC}/{name}")
+    os.mkdir(f"{IPC}/mine")
     quietly(os.symlink, OUTSIDE, f"{IPC}/link")
     for name in ["messages", "tasks", "input"]:
         path = f"{IPC}/{name}"
