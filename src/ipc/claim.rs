@@ -3,17 +3,19 @@
 //! process was killed is done at the next start, or was done: its name is the key.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, open, renameat, statat, unlinkat};
 
 use super::files::{self, Unreadable};
 use super::perform::{Desk, Way};
+use super::refusal::bounded;
 use super::{Identity, Operation, Place};
 use crate::config::{Dirs, create_private};
 use crate::error::{Context, Error, Result, printable};
@@ -24,6 +26,8 @@ const LONGEST: u64 = 1 << 20;
 /// How long a file that ends too early may still be written: not all that write
 /// here rename a finished file into its place.
 const UNFINISHED: Duration = Duration::from_millis(300);
+/// How long it may be written at all: times of files are their owner's to set.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Files that are kept of a group because they were not understood.
 const SET_ASIDE: usize = 100;
 
@@ -45,6 +49,14 @@ impl Kind {
         }
     }
 
+    /// The directory.
+    pub fn of(self, place: &Place) -> BorrowedFd<'_> {
+        match self {
+            Self::Messages => place.messages.as_fd(),
+            Self::Tasks => place.tasks.as_fd(),
+        }
+    }
+
     /// Whether such an operation belongs there.
     fn takes(self, operation: &Operation) -> bool {
         (self == Self::Messages) == matches!(operation, Operation::SendMessage { .. })
@@ -59,6 +71,9 @@ pub struct Claim {
     kind: Kind,
     /// As the agent called it, for people.
     shown: String,
+    since: Instant,
+    /// Its length when it was last read.
+    read: Cell<Option<u64>>,
 }
 
 /// What came of a file.
@@ -97,7 +112,7 @@ impl Claims {
     }
 
     /// Those that were taken and not finished, oldest first.
-    pub fn left(&self) -> Vec<Claim> {
+    pub fn left(&self) -> VecDeque<Claim> {
         let names = fs::read_dir(&self.path).into_iter().flatten().flatten();
         let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
@@ -106,24 +121,38 @@ impl Claims {
             "tasks" => Some(Kind::Tasks),
             _ => None,
         };
-        names.into_iter().filter_map(|name| Some(Claim { kind: kind(&name)?, shown: name.clone(), name })).collect()
+        let (since, read) = (Instant::now(), Cell::new(None));
+        let claim =
+            |name: String| Some(Claim { kind: kind(&name)?, shown: name.clone(), name, since, read: read.clone() });
+        names.into_iter().filter_map(claim).collect()
+    }
+
+    /// A name that none has had.
+    fn next(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.count.set(self.count.get() + 1);
+        format!("{:020}-{:08}", now.as_nanos(), self.count.get())
     }
 
     /// Takes a file and does what it says. `None` when it is gone.
-    pub fn take(&self, bench: Bench<'_>, (kind, from): (Kind, BorrowedFd<'_>), name: &OsStr) -> Option<Finished> {
+    pub fn take(&self, bench: Bench<'_>, (kind, name): (Kind, &OsStr)) -> Option<Finished> {
         let (_, _, place) = bench;
         let shown = printable(&name.to_string_lossy());
-        let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let stat = statat(kind.of(place), name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let claim = Claim {
+            name: format!("{}.{}", self.next(), kind.name()),
+            kind,
+            shown,
+            since: Instant::now(),
+            read: Cell::new(None),
+        };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Some(Finished::Refused(self.refuse_directory(place, from, name, &shown)));
+            return Some(self.refuse_directory(place, name, &claim));
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.count.set(self.count.get() + 1);
-        let key = format!("{:020}-{:08}.{}", since.as_nanos(), self.count.get(), kind.name());
-        match renameat(from, name, &self.at, &key) {
-            Ok(()) => Some(self.finish(bench, Claim { name: key, kind, shown })),
+        match renameat(kind.of(place), name, &self.at, &claim.name) {
+            Ok(()) => Some(self.finish(bench, claim)),
             Err(rustix::io::Errno::NOENT) => None,
-            Err(errno) => Some(Finished::Refused(format!("{shown}: cannot be taken: {errno}"))),
+            Err(errno) => Some(Finished::Refused(format!("{}: cannot be taken: {errno}", claim.shown))),
         }
     }
 
@@ -131,7 +160,7 @@ impl Claims {
     pub fn finish(&self, (store, desk, place): Bench<'_>, claim: Claim) -> Finished {
         let key = format!("{}/{}", place.group(), claim.name);
         let settle = || {
-            self.remove(&claim);
+            self.remove(place, &claim);
             // Left, it costs a line in a table.
             let _ = store.forget_handled(std::slice::from_ref(&key));
         };
@@ -143,10 +172,8 @@ impl Claims {
             Ok(operation) => operation,
             Err(NotUnderstood::Yet) => return Finished::NotYet(claim),
             Err(NotUnderstood::Ever(error, bytes)) => {
-                self.set_aside(&claim, &error, bytes.as_deref());
-                self.remove(&claim);
-                let told = place.say_refused((&claim.shown, "what is not understood"), &error);
-                return Finished::Refused(complaint(&claim.shown, "not understood", &error, told));
+                self.remove(place, &claim);
+                return self.refuse(place, &claim, (error, bytes));
             }
         };
         let identity = Identity::of(place.group());
@@ -178,6 +205,11 @@ impl Claims {
         };
         let limits = (place.owner, LONGEST);
         let mut file = files::plain(self.at.as_fd(), OsStr::new(&claim.name), limits).map_err(unreadable)?;
+        // Many long ones are not read again and again while nothing is added.
+        let grown = claim.read.get().is_none_or(|read| file.metadata().is_ok_and(|meta| meta.len() != read));
+        if !grown && is_fresh(&file) && claim.since.elapsed() < PATIENCE {
+            return Err(NotUnderstood::Yet);
+        }
         let bytes = files::read(&mut file, LONGEST).map_err(unreadable)?;
         match serde_json::from_slice::<Operation>(&bytes) {
             Ok(operation) if claim.kind.takes(&operation) => Ok(operation),
@@ -185,7 +217,10 @@ impl Claims {
                 let why = format!("{} does not belong into {}/", operation.name(), claim.kind.name());
                 Err(NotUnderstood::Ever(refused(why), Some(bytes)))
             }
-            Err(error) if error.is_eof() && is_fresh(&file) => Err(NotUnderstood::Yet),
+            Err(error) if error.is_eof() && is_fresh(&file) && claim.since.elapsed() < PATIENCE => {
+                claim.read.set(Some(bytes.len() as u64));
+                Err(NotUnderstood::Yet)
+            }
             Err(error) => Err(NotUnderstood::Ever(refused(error.to_string()), Some(bytes))),
         }
     }
@@ -211,22 +246,39 @@ impl Claims {
         let _ = keep();
     }
 
-    fn remove(&self, claim: &Claim) {
+    fn remove(&self, place: &Place, claim: &Claim) {
         // Left, it would be found done at the next start.
-        let _ = unlinkat(&self.at, &claim.name, AtFlags::empty());
+        if unlinkat(&self.at, &claim.name, AtFlags::empty()) == Err(rustix::io::Errno::ISDIR) {
+            // The agent was quicker than the look at what it is: it gets that back.
+            let _ = renameat(&self.at, &claim.name, claim.kind.of(place), format!(".refused-{}", self.next()));
+        }
+    }
+
+    /// Says no, and why, to all who should know.
+    fn refuse(&self, place: &Place, claim: &Claim, (error, bytes): (Error, Option<Vec<u8>>)) -> Finished {
+        let error = bounded(error);
+        self.set_aside(claim, &error, bytes.as_deref());
+        let told = place.say_refused((&claim.shown, "what is not understood"), &error);
+        Finished::Refused(complaint(&claim.shown, "not understood", &error, told))
+    }
+
+    /// Does not wait for the end of a file.
+    pub fn give_up(&self, place: &Place, claim: &Claim) -> Finished {
+        self.remove(place, claim);
+        let error = Error::refused("the file is not understood")
+            .because("it is not finished, and too many others are not either")
+            .hint("write NAME.tmp, and rename it to NAME.json when it is finished");
+        self.refuse(place, claim, (error, None))
     }
 
     /// A directory is not taken: what lies in it counts as the agent's.
-    fn refuse_directory(&self, place: &Place, from: BorrowedFd<'_>, name: &OsStr, shown: &str) -> String {
-        let error = Error::refused("the file is not understood").because("it is a directory").hint("write a file");
+    fn refuse_directory(&self, place: &Place, name: &OsStr, claim: &Claim) -> Finished {
+        let from = claim.kind.of(place);
         if unlinkat(from, name, AtFlags::REMOVEDIR).is_err() {
-            self.count.set(self.count.get() + 1);
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let away = format!(".refused-{}-{}", since.as_nanos(), self.count.get());
-            let _ = renameat(from, name, from, &away);
+            let _ = renameat(from, name, from, format!(".refused-{}", self.next()));
         }
-        let told = place.say_refused((shown, "a directory"), &error);
-        complaint(shown, "a directory", &error, told)
+        let error = Error::refused("the file is not understood").because("it is a directory").hint("write a file");
+        self.refuse(place, claim, (error, None))
     }
 }
 
@@ -237,10 +289,10 @@ enum NotUnderstood {
     Ever(Error, Option<Vec<u8>>),
 }
 
-/// Whether somebody may still be writing it.
+/// Whether somebody may still be writing it; a time to come is none of writing.
 fn is_fresh(file: &File) -> bool {
     let written = file.metadata().and_then(|meta| meta.modified()).ok();
-    written.and_then(|at| at.elapsed().ok()).is_none_or(|age| age < UNFINISHED)
+    written.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < UNFINISHED)
 }
 
 fn complaint(shown: &str, what: &str, error: &Error, told: Result<()>) -> String {

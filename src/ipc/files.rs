@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, openat2, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, openat2, renameat, statat, unlinkat,
+};
 
 /// Beneath a directory, and by no link.
 const SAFELY: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
@@ -37,11 +39,18 @@ impl From<io::Error> for Unreadable {
 
 /// Opens a plain file of `owner`'s that has one name and at most `limit` bytes.
 pub fn plain(at: BorrowedFd<'_>, name: &OsStr, (owner, limit): (u32, u64)) -> Result<File, Unreadable> {
-    // A FIFO would be waited for otherwise, and a terminal would become ours.
+    let not = |why: String| Err(Unreadable::Not(why));
+    // To open a device can do something already (watchdog(4), st(4)).
+    let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::RegularFile {
+        return not(format!("it is not a plain file, but {}", called(kind)));
+    }
+    // It can be another one by now. A FIFO would be waited for otherwise, and a
+    // terminal would become ours.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(openat2(at, name, flags, Mode::empty(), SAFELY).map_err(io::Error::from)?);
     let meta = file.metadata()?;
-    let not = |why: String| Err(Unreadable::Not(why));
     if !meta.is_file() {
         return not("it is not a plain file".to_owned());
     }
@@ -55,6 +64,17 @@ pub fn plain(at: BorrowedFd<'_>, name: &OsStr, (owner, limit): (u32, u64)) -> Re
         return not(format!("it has {} bytes, more than {limit}", meta.len()));
     }
     Ok(file)
+}
+
+fn called(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::Directory => "a directory",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "something else",
+    }
 }
 
 /// Reads what [`plain`] opened, as it is at this moment.

@@ -10,9 +10,12 @@ pub mod mcp;
 mod operation;
 mod perform;
 mod place;
+mod refusal;
 mod session;
 mod snapshot;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod tools;
 
 pub use operation::{Operation, TaskChange, TaskOrder};

@@ -4,6 +4,7 @@ use rusqlite::Transaction;
 use serde_json::{Value, json};
 
 use super::authorise::{Permission, Whose, decide};
+use super::refusal::bounded;
 use super::session::{HOST, URL};
 use super::{Identity, Operation, TaskChange, TaskOrder};
 use crate::config::{AgentKind, Config, Dirs, GroupName, Groups, MAIN};
@@ -83,7 +84,10 @@ impl Desk {
             {
                 return Ok(Some(answer("done already", Value::Null)));
             }
-            let facts = self.facts(transaction, identity, operation)?;
+            let (facts, unclear) = match self.facts(transaction, identity, operation) {
+                Err(Fault::Said(error)) => (Facts::of_nothing(), Some(*error)),
+                facts => (facts?, None),
+            };
             let (permission, allowed) = decide(identity, operation, facts.whose);
             let record = |allowed: bool, reason: &str| Decision {
                 time: String::new(),
@@ -95,8 +99,8 @@ impl Desk {
                 allowed,
                 reason: reason.to_owned(),
             };
-            if !allowed {
-                let error = facts.not_allowed(identity, operation, permission);
+            if !allowed || unclear.is_some() {
+                let error = bounded(unclear.unwrap_or_else(|| facts.not_allowed(identity, operation, permission)));
                 decisions::record(transaction, &record(false, &error.with_causes()))?;
                 refusal = Some(error);
                 return Ok(None);
@@ -108,9 +112,10 @@ impl Desk {
                     Ok(Some(answer))
                 }
                 Err(Fault::Said(error)) => {
+                    let error = bounded(*error);
                     transaction.execute_batch("ROLLBACK TO effect")?;
                     decisions::record(transaction, &record(false, &error.with_causes()))?;
-                    refusal = Some(*error);
+                    refusal = Some(error);
                     Ok(None)
                 }
                 Err(fault) => Err(fault),
@@ -385,6 +390,10 @@ struct Facts {
 }
 
 impl Facts {
+    fn of_nothing() -> Self {
+        Self { target: String::new(), whose: Whose::Other, task: None, owner: None }
+    }
+
     fn task(&self) -> Result<&Task> {
         self.task.as_ref().ok_or_else(|| no_task(&self.target))
     }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -23,12 +24,13 @@ use crate::config::{Dirs, Groups};
 use crate::error::{Context, Result};
 use crate::store::{Store, bell::bell};
 
-/// Files of one group that are taken in its turn.
+/// Files of one directory that are taken in its turn, and for how long at most.
 const TURN: usize = 16;
+const TURN_TIME: Duration = Duration::from_millis(30);
 /// Names that are remembered of a directory; beyond that it is read.
 const REMEMBERED: usize = 1024;
 /// Files of a group that are looked at again, because they may still be written.
-const UNFINISHED: usize = 64;
+const UNFINISHED: usize = 16;
 /// In milliseconds, how long after.
 const AGAIN: u8 = 20;
 
@@ -112,6 +114,8 @@ struct GroupSpool {
     place: Place,
     inboxes: [Inbox; 2],
     claims: Claims,
+    /// What was claimed before the host process was killed.
+    left: VecDeque<Claim>,
     unfinished: Vec<Claim>,
 }
 
@@ -178,7 +182,8 @@ impl Reader {
         };
         let inboxes = [inbox(Kind::Messages, place.messages.as_fd())?, inbox(Kind::Tasks, place.tasks.as_fd())?];
         let claims = Claims::open(&self.dirs, &place)?;
-        Ok(GroupSpool { place, inboxes, claims, unfinished: Vec::new() })
+        let left = claims.left();
+        Ok(GroupSpool { place, inboxes, claims, left, unfinished: Vec::new() })
     }
 
     fn say(&self, done: Done) {
@@ -187,7 +192,6 @@ impl Reader {
     }
 
     fn work(&mut self, stop: &EventFd) -> Result<()> {
-        self.finish_claims();
         loop {
             let wait = if self.has_work() {
                 PollTimeout::ZERO
@@ -212,19 +216,9 @@ impl Reader {
         }
     }
 
-    /// What was claimed before the host process was killed.
-    fn finish_claims(&mut self) {
-        for spool in self.groups.values_mut() {
-            for claim in spool.claims.left() {
-                let finished = spool.claims.finish((&self.store, &self.desk, &spool.place), claim);
-                spool.note(finished, &self.tell);
-            }
-        }
-    }
-
     fn has_work(&self) -> bool {
-        let mut inboxes = self.groups.values().flat_map(|spool| &spool.inboxes);
-        inboxes.any(|inbox| !inbox.names.is_empty() || !matches!(inbox.scan, Scan::No))
+        let waits = |inbox: &Inbox| !inbox.names.is_empty() || !matches!(inbox.scan, Scan::No);
+        self.groups.values().any(|spool| !spool.left.is_empty() || spool.inboxes.iter().any(waits))
     }
 
     fn hear(&mut self) -> Result<()> {
@@ -260,21 +254,26 @@ impl Reader {
     fn take_turns(&mut self) {
         let Self { groups, store, desk, tell, .. } = self;
         for spool in groups.values_mut() {
-            for claim in std::mem::take(&mut spool.unfinished) {
+            let left = spool.left.len().min(TURN);
+            let again = std::mem::take(&mut spool.unfinished).into_iter();
+            for claim in again.chain(spool.left.drain(..left).collect::<Vec<_>>()) {
                 let finished = spool.claims.finish((store, desk, &spool.place), claim);
                 spool.note(finished, tell);
             }
+            if !spool.left.is_empty() {
+                continue;
+            }
             for index in 0..spool.inboxes.len() {
+                let begun = Instant::now();
                 for _ in 0..TURN {
                     let GroupSpool { place, inboxes, claims, .. } = &mut *spool;
                     let inbox = &mut inboxes[index];
-                    let at = match inbox.kind {
-                        Kind::Messages => place.messages.as_fd(),
-                        Kind::Tasks => place.tasks.as_fd(),
-                    };
-                    let Some(name) = inbox.next(at) else { break };
-                    if let Some(finished) = claims.take((store, desk, place), (inbox.kind, at), &name) {
+                    let Some(name) = inbox.next(inbox.kind.of(place)) else { break };
+                    if let Some(finished) = claims.take((store, desk, place), (inbox.kind, &name)) {
                         spool.note(finished, tell);
+                    }
+                    if begun.elapsed() > TURN_TIME {
+                        break;
                     }
                 }
             }
@@ -288,10 +287,10 @@ impl GroupSpool {
         match finished {
             Finished::Done => {}
             Finished::NotYet(claim) if self.unfinished.len() < UNFINISHED => self.unfinished.push(claim),
-            // It is read at the next start, when nobody writes it any more.
-            Finished::NotYet(_) => {
-                let message = "too many unfinished files at once: some are left for the next start".to_owned();
-                let _ = tell.send(Done::Refused { group, message });
+            Finished::NotYet(claim) => {
+                if let Finished::Refused(message) = self.claims.give_up(&self.place, &claim) {
+                    let _ = tell.send(Done::Refused { group, message });
+                }
             }
             Finished::Refused(message) => drop(tell.send(Done::Refused { group, message })),
         }

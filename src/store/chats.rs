@@ -59,11 +59,12 @@ pub(crate) fn chat_of(transaction: &Transaction<'_>, group: &str) -> Result<Stri
     Ok(bound.unwrap_or_else(|| format!("{LOCAL}{group}")))
 }
 
-/// Where an answer of a group's goes: to the chat where it was asked, while that is the
-/// group's. One that has gone to another group meanwhile is that group's alone.
-pub(super) fn answer_chat(transaction: &Transaction<'_>, group: &str, asked: &str) -> Result<String, Fault> {
-    match owner_of(transaction, asked)? {
-        Some(owner) if owner == group => Ok(asked.to_owned()),
+/// The chat, while it is the group's; or else the one that the group has now: what was
+/// its own when it was asked there or when a task was made can be another's by the time
+/// of the answer.
+pub(crate) fn own_chat(transaction: &Transaction<'_>, group: &str, chat: &str) -> Result<String, Fault> {
+    match owner_of(transaction, chat)? {
+        Some(owner) if owner == group => Ok(chat.to_owned()),
         _ => chat_of(transaction, group),
     }
 }

@@ -199,7 +199,7 @@ impl Store {
             }
             match &turn.reply {
                 Some((chat, text)) => {
-                    let chat = chats::answer_chat(transaction, group, chat)?;
+                    let chat = chats::own_chat(transaction, group, chat)?;
                     outgoing::queue(transaction, &chat, group, text).map(Some)
                 }
                 None => Ok(None),

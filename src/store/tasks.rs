@@ -409,13 +409,18 @@ impl Store {
         })
     }
 
-    /// A run has ended; what it said goes to the task's chat.
+    /// A run has ended; what it said goes to the task's chat, where that is the group's still.
     pub fn end_task(&self, run: &TaskRun, task: &Task, end: &TaskEnd) -> Result<()> {
         self.write("end a task in", |transaction| {
-            let (state, error) = match &end.error {
-                None => ("ok", None),
-                Some(error) => ("failed", Some(error)),
+            let chat = chats::own_chat(transaction, &task.group, &task.chat)?;
+            let queue = |reply: &String| outgoing::queue(transaction, &chat, &task.group, reply).map(|_| ());
+            let error = match end.replies.iter().try_for_each(queue) {
+                Ok(()) => end.error.clone(),
+                // Too many are on their way. It is done all the same, and not begun again.
+                Err(Fault::Said(refusal)) => Some(refusal.with_causes()),
+                Err(fault) => return Err(fault),
             };
+            let state = if error.is_none() { "ok" } else { "failed" };
             let shown: String = end.replies.join("\n").chars().take(4096).collect();
             transaction.execute(
                 "UPDATE task_run SET state = ?2, ended_wall = ?3, result = ?4, error = ?5 WHERE seq = ?1",
@@ -426,10 +431,6 @@ impl Store {
                 .execute("DELETE FROM task_run WHERE seq = ?1 AND task = ?2 || seq", params![run.seq, CANCELLED])?;
             if let Some(session) = &end.session {
                 chats::keep_session(transaction, &task.group, session)?;
-            }
-            let chat = chats::answer_chat(transaction, &task.group, &task.chat)?;
-            for reply in &end.replies {
-                outgoing::queue(transaction, &chat, &task.group, reply)?;
             }
             Ok(())
         })
