@@ -21,6 +21,8 @@ const POLICY: &str = include_str!("../docs/policy.md");
 const SYSTEMD: &str = include_str!("../docs/systemd.md");
 const SECRETS: &str = include_str!("../docs/secrets.md");
 const TOOLS: &str = include_str!("../docs/tools.md");
+const HOST: &str = include_str!("../docs/host.md");
+const CHANNELS: &str = include_str!("../docs/channels.md");
 
 /// Files of this tree with their text: the test runs elsewhere too.
 macro_rules! tree {
@@ -237,7 +239,7 @@ fn the_commands_and_options_of_the_documents_are_there() {
     cli.build();
     let called = calls(README);
     assert!(called.len() > 10, "only {} calls were found", called.len());
-    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS, SYSTEMD, TOOLS] {
+    for text in [README, SECURITY, CONFIGURATION, POLICY, SECRETS, SYSTEMD, TOOLS, HOST, CHANNELS] {
         for call in calls(text) {
             check_call(&cli, &call);
         }
@@ -260,7 +262,7 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 #[test]
 fn the_examples_of_the_documents_are_understood() {
     let configurations: Vec<&str> =
-        [CONFIGURATION, SECRETS].into_iter().flat_map(|text| blocks(text, "toml")).collect();
+        [CONFIGURATION, SECRETS, HOST, CHANNELS].into_iter().flat_map(|text| blocks(text, "toml")).collect();
     let policies = blocks(POLICY, "toml");
     assert!(configurations.len() >= 3 && policies.len() >= 3, "{} and {}", configurations.len(), policies.len());
     for text in configurations {
