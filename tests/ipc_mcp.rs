@@ -586,5 +586,9 @@ fn with_a_network_of_its_own_a_run_has_the_tools_by_the_loopback() {
         -d '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}' http://belljar.internal/mcp; done";
     let script = format!("set -f; {script}");
     let out = jar.run(&["--egress", "open"], &["sh", "-c", &script]);
+    // Where pasta can make no network, the run is refused (tests/network.rs).
+    if out.code == 125 && out.err().contains("gave the run no network") {
+        return;
+    }
     assert_eq!(out.out(), "200 200 ", "{}", out.err());
 }
