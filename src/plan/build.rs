@@ -327,12 +327,12 @@ fn add_group(mounts: &mut Mounts, group: &Group, dirs: &Dirs) -> Vec<PathBuf> {
     );
     mounts.add_own(folder.clone(), "/workspace/group", Access::ReadWrite, "the group's folder");
     mounts.add_own(global.clone(), "/workspace/global", Access::ReadOnly, "what all groups share");
-    mounts.add_own(ipc, "/workspace/ipc", Access::ReadWrite, "the group's messages to and from the host");
+    mounts.add_own(ipc.clone(), "/workspace/ipc", Access::ReadWrite, "the group's messages to and from the host");
     for (directory, name) in [(&messages, "messages"), (&tasks, "tasks"), (&input, "input")] {
         let reason = "so that the host's directory cannot be renamed away";
         mounts.add_own(directory.clone(), &format!("/workspace/ipc/{name}"), Access::ReadWrite, reason);
     }
-    vec![session, folder, global, messages, tasks, input]
+    vec![session, folder, global, ipc, messages, tasks, input]
 }
 
 /// What the person mounts: the project, configured mounts, typed ones.
