@@ -51,6 +51,7 @@ use crate::schedule::host_zone;
 use crate::store::Store;
 use crate::systemd::notify;
 
+pub use format::{for_people, prompt};
 pub use place::{Socket, is_served, socket_path};
 
 /// Connections that are served at once.

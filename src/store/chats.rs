@@ -139,7 +139,7 @@ impl Store {
         self.write("bind a chat in", |transaction| bind(transaction, new))
     }
 
-    /// Takes a group's chat away; what waits for its agent from there goes too.
+    /// Takes a group's chat away.
     pub fn unbind(&self, group: &str) -> Result<bool> {
         self.write("unbind a chat in", |transaction| {
             let had = transaction.execute("DELETE FROM binding WHERE grp = ?1", [group])? > 0;
