@@ -333,6 +333,34 @@ fn fields_that_say_who_asks_change_nothing() {
     assert!(sent.contains("irc:#sales") && sent.contains("hello"), "{sent}");
 }
 
+#[test]
+fn a_group_that_is_removed_and_added_again_is_served_anew() {
+    let host = world();
+    let snapshot = host.data("ipc/sales/current_tasks.json");
+    eventually("its tasks are shown", SOON, || {
+        fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("of-sales"))
+    });
+    host.jar.call(&["group", "remove", "sales"]).success();
+    let log = host.log().len();
+    host.put("sales", "messages", "late.json", ipc::message("late words"));
+    // A bell after the one of the removal was heard.
+    host.serves("other");
+    for directory in ["ipc/sales", "groups/sales", "sessions/sales"] {
+        fs::remove_dir_all(host.data(directory)).expect("remove it");
+    }
+    host.jar.call(&["group", "add", "sales"]).success();
+    host.jar.call(&["group", "set", "sales", "--chat", "irc:#sales"]).success();
+    eventually("the new directories are open", SOON, || snapshot.exists());
+    host.serves("sales");
+    host.jar.call(&["task", "add", "-g", "sales", "--id", "new-task", "--at", LATER, "work"]).success();
+    eventually("its tasks are shown", SOON, || {
+        fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("new-task"))
+    });
+    let text = fs::read_to_string(&snapshot).expect("read it");
+    assert!(!text.contains("of-sales") && !host.has_said("sales", "late words"), "{text}");
+    assert!(!host.log()[log..].contains("error"), "{}", host.log());
+}
+
 /// Asks for all of this, and prints what it reads of refusals.
 const ASKS: &str = r##"
 cd /workspace/ipc || exit 9

@@ -20,7 +20,12 @@ pub async fn refresh(host: &Rc<Host>) {
 async fn write(host: &Rc<Host>) -> Result<()> {
     let (tasks, chats) = host.with_store(|store| Ok((store.tasks(None)?, store.chats()?))).await?;
     let time = rfc3339(wall_now());
-    for group in Groups::new(&host.dirs).list()? {
+    let groups = Groups::new(&host.dirs).list()?;
+    // One that is added again may have new directories.
+    let is_there = |name: &str| groups.iter().any(|group| group.name.as_str() == name);
+    host.shown.borrow_mut().retain(|name, _| is_there(name));
+    host.groups.borrow_mut().retain(|name, _| is_there(name));
+    for group in &groups {
         let name = group.name.as_str();
         let snapshot = Snapshot::of(name, &tasks, &chats);
         let mut hasher = DefaultHasher::new();
