@@ -40,7 +40,7 @@ fn killed_again_and_again_it_loses_nothing_and_says_nothing_twice() {
     for group in groups {
         host.wait_said(&format!("local:{group}"), 1);
     }
-    let turn = (measured.elapsed().as_millis() as u64).clamp(50, 300);
+    let turn = (measured.elapsed().as_millis() as u64).clamp(50, 250);
     host.end();
     let (mut told, mut added) = (0, 0);
     let (mut before_it_listened, mut with_runs) = (0, 0);

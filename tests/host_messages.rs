@@ -174,7 +174,7 @@ fn who_is_not_allowed_wakes_nobody_and_a_list_that_cannot_be_read_allows_nobody(
     if !is_root() {
         // Root reads it all the same.
         list(r#"{"default": {"allow": "*"}}"#);
-        fs::set_permissions(&path, Permissions::from_mode(0)).expect("take the permissions away");
+        fs::set_permissions(&path, Permissions::from_mode(0o000)).expect("take the permissions away");
         denies("mode 000");
         fs::remove_file(&path).expect("remove it");
     }

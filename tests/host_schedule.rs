@@ -195,6 +195,20 @@ fn a_task_is_changed_and_a_new_schedule_begins_now() {
 }
 
 #[test]
+fn what_is_to_be_done_once_is_done_after_a_run_that_goes_on() {
+    let held =
+        "[group.sales]\ncommand = [\"sh\", \"-c\", 'echo x >>begun; while [ ! -e go ]; do sleep 0.02; done; cat']\n";
+    let host = Host::start(held, &["sales"]);
+    add(&host, "t", &["--at", "2020-01-01T00:00:00Z", "first"]);
+    host.wait_file("sales", "begun");
+    // As an agent does that orders its own next time.
+    host.jar.call(&["task", "update", "t", "--at", "2020-01-02T00:00:00Z", "--prompt", "second"]).success();
+    eventually("it is due", 4 * SOON, || history(&host, "t").len() == 2);
+    host.jar.write("belljar/data/groups/sales/go", "");
+    assert_eq!(host.wait_said("local:sales", 2), ["first", "second"]);
+}
+
+#[test]
 fn a_task_that_fails_says_why_and_keeps_nothing_else_from_being_done() {
     let command = "command = [\"sh\", \"-c\", '''in=$(cat); case \"$in\" in *bad*) echo half; echo broken >&2; exit 3;; *) echo \"$in\";; esac''']\n";
     let host = Host::start(&format!("[group.sales]\n{command}[group.other]\n{command}"), &["sales", "other"]);

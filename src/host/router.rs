@@ -62,8 +62,12 @@ pub async fn hear(host: &Rc<Host>, said: Said) -> Result<Routed> {
             let name = said.chat_name.clone();
             let bound = host
                 .with_store(move |store| {
-                    store.heard_of(&jid, name.as_deref())?;
-                    store.binding_for(&jid)
+                    let bound = store.binding_for(&jid)?;
+                    // What is kept below says that there is such a chat, too.
+                    if bound.is_none() || name.is_some() {
+                        store.heard_of(&jid, name.as_deref())?;
+                    }
+                    Ok(bound)
                 })
                 .await?;
             match bound {

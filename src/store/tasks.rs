@@ -344,7 +344,10 @@ impl Store {
                     [&task.id],
                     |row| row.get(0),
                 )?;
-                let state = if going_on > 0 { "skipped" } else { "waiting" };
+                // One whose schedule is no longer understood would be due for ever.
+                let next = task.schedule().ok().and_then(|schedule| schedule.after(at, now));
+                // There is no other time for what is to be done once.
+                let state = if going_on > 0 && next.is_some() { "skipped" } else { "waiting" };
                 // A new schedule can name a time for which it was done before.
                 transaction.execute(
                     "DELETE FROM task_run WHERE task = ?1 AND due_wall = ?2 AND state NOT IN ('waiting', 'running')",
@@ -354,8 +357,6 @@ impl Store {
                     "INSERT INTO task_run (task, grp, due_wall, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                     params![task.id, task.group, at, state],
                 )?;
-                // One whose schedule is no longer understood would be due for ever.
-                let next = task.schedule().ok().and_then(|schedule| schedule.after(at, now));
                 let status = if next.is_some() { "active" } else { "completed" };
                 transaction.execute(
                     "UPDATE task SET next_wall = ?2, status = ?3 WHERE id = ?1",

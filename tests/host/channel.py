@@ -28,7 +28,8 @@ def note(name, value):
     line = (json.dumps(value) + "\n").encode()
     descriptor = os.open(at(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(descriptor, line)  # one write: killed in between, it is there or not
-    os.fsync(descriptor)
+    if name == "sent":
+        os.fsync(descriptor)
     os.close(descriptor)
 
 
