@@ -15,8 +15,9 @@ const SHOWN: i64 = 20;
 /// Manage scheduled tasks, which the host process (`belljar serve`) does when they are due.
 ///
 /// What was due while nobody served is made up for once when it serves again, however
-/// often it was missed. A run that would begin while the one before still goes on is left
-/// out. One that was interrupted with the host process is begun again, three times at most.
+/// often it was missed. What is due again while the run before still goes on is left out,
+/// unless there is no other time for it. A run that was interrupted with the host process
+/// begins again with it.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -40,6 +41,9 @@ enum Action {
     Show {
         /// The task
         id: String,
+        /// Of this group, where several have a task of this id
+        #[arg(short, long)]
+        group: Option<String>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -48,21 +52,33 @@ enum Action {
     Pause {
         /// The task
         id: String,
+        /// Of this group, where several have a task of this id
+        #[arg(short, long)]
+        group: Option<String>,
     },
     /// Go on with a task that was paused; what it missed is left out
     Resume {
         /// The task
         id: String,
+        /// Of this group, where several have a task of this id
+        #[arg(short, long)]
+        group: Option<String>,
     },
     /// Remove a task
     Cancel {
         /// The task
         id: String,
+        /// Of this group, where several have a task of this id
+        #[arg(short, long)]
+        group: Option<String>,
     },
     /// Change a task; a new schedule begins now
     Update {
         /// The task
         id: String,
+        /// Of this group, where several have a task of this id
+        #[arg(short, long)]
+        group: Option<String>,
         /// What the agent is told
         #[arg(long)]
         prompt: Option<String>,
@@ -129,8 +145,8 @@ impl Arguments {
         let (_, dirs) = surroundings()?;
         let store = Store::open(&dirs)?;
         let config = Config::load(&dirs.config_file())?;
-        let find = |id: &str| {
-            store.task(id)?.ok_or_else(|| {
+        let find = |group: Option<&str>, id: &str| {
+            store.task(group, id)?.ok_or_else(|| {
                 Error::refused(format!("there is no task `{}`", printable(id))).hint("belljar task list")
             })
         };
@@ -164,7 +180,7 @@ impl Arguments {
                 };
                 let id = store.write("add a task to", |transaction| tasks::add(transaction, &new))?;
                 store.ring();
-                let next = store.task(&id)?.and_then(|task| task.next_run).unwrap_or_default();
+                let next = store.task(Some(name), &id)?.and_then(|task| task.next_run).unwrap_or_default();
                 print(&format!("added task {id} of group {name}; it is due at {next}\n"))?;
             }
             Action::List { group, json } => {
@@ -173,24 +189,24 @@ impl Arguments {
                 let text = if json { json!(tasks).to_string() + "\n" } else { tasks.iter().map(row).collect() };
                 print(&text)?;
             }
-            Action::Show { id, json } => show(&store, &find(&id)?, json)?,
-            Action::Pause { id } => {
-                let task = find(&id)?;
+            Action::Show { id, group, json } => show(&store, &find(group.as_deref(), &id)?, json)?,
+            Action::Pause { id, group } => {
+                let task = find(group.as_deref(), &id)?;
                 store.write("pause a task in", |transaction| tasks::set_paused(transaction, &task, Pause::Yes))?;
                 store.ring();
             }
-            Action::Resume { id } => {
-                let task = find(&id)?;
+            Action::Resume { id, group } => {
+                let task = find(group.as_deref(), &id)?;
                 store.write("resume a task in", |transaction| tasks::set_paused(transaction, &task, Pause::No))?;
                 store.ring();
             }
-            Action::Cancel { id } => {
-                let task = find(&id)?;
-                store.write("cancel a task in", |transaction| tasks::cancel(transaction, &task.id))?;
+            Action::Cancel { id, group } => {
+                let task = find(group.as_deref(), &id)?;
+                store.write("cancel a task in", |transaction| tasks::cancel(transaction, &task))?;
                 store.ring();
             }
-            Action::Update { id, prompt, when, context } => {
-                let task = find(&id)?;
+            Action::Update { id, group, prompt, when, context } => {
+                let task = find(group.as_deref(), &id)?;
                 let schedule = when.schedule(&config)?;
                 if schedule.is_none() && when.time_zone.is_some() {
                     return Err(Error::usage("a time zone belongs to a schedule").hint("say the schedule too"));
@@ -219,7 +235,7 @@ fn row(task: &Task) -> String {
 }
 
 fn show(store: &Store, task: &Task, json: bool) -> Result<()> {
-    let history = store.task_history(&task.id, SHOWN)?;
+    let history = store.task_history(task, SHOWN)?;
     if json {
         return print(&(json!({ "task": task, "runs": history }).to_string() + "\n"));
     }

@@ -160,15 +160,23 @@ fn start(host: &Rc<Host>, group: String, place: OwnedSemaphorePermit) {
         drop(place);
         host.queue.live.borrow_mut().remove(&group);
         match result {
-            Ok(()) => drop(host.queue.failed.borrow_mut().remove(&group)),
+            // That a task was done says nothing of messages that failed.
+            Ok(Done::Task) => {}
+            Ok(Done::Messages) => drop(host.queue.failed.borrow_mut().remove(&group)),
             Err(error) => note_failure(&host, &group, &error),
         }
         host.queue.wake();
     });
 }
 
+/// What a run was for.
+enum Done {
+    Task,
+    Messages,
+}
+
 /// One run of the group's: a task, or messages.
-async fn one(host: &Rc<Host>, group: &str, nudge: Rc<Notify>) -> Result<()> {
+async fn one(host: &Rc<Host>, group: &str, nudge: Rc<Notify>) -> Result<Done> {
     let name = group.to_owned();
     let task = host.with_store(move |store| store.begin_task(&name)).await?;
     let scene = Scene { host, nudge, group };
@@ -176,7 +184,7 @@ async fn one(host: &Rc<Host>, group: &str, nudge: Rc<Notify>) -> Result<()> {
         let ended = async { Conversation::work(scene, &task).await?.go_on().await }.await;
         if ended.is_err() && host.stopping.get() {
             // It was stopped, and is done when the host process is back.
-            return host.with_store(move |store| store.postpone_task(run.seq)).await;
+            return host.with_store(move |store| store.postpone_task(run.seq)).await.map(|()| Done::Task);
         }
         let end = ended.unwrap_or_else(|error| {
             host.events.tell_error("task", &error);
@@ -194,15 +202,15 @@ async fn one(host: &Rc<Host>, group: &str, nudge: Rc<Notify>) -> Result<()> {
             host.events.tell_error("task", &error);
         }
         host.ring();
-        return Ok(());
+        return Ok(Done::Task);
     }
     let name = group.to_owned();
     let messages = host.with_store(move |store| store.give(&name, None, AT_ONCE)).await?;
     if messages.is_empty() {
-        return Ok(());
+        return Ok(Done::Messages);
     }
     match Conversation::answer(scene, &messages).await {
-        Ok(conversation) => conversation.go_on().await.map(|_| ()),
+        Ok(conversation) => conversation.go_on().await.map(|_| Done::Messages),
         Err(error) => {
             let numbers: Vec<i64> = messages.iter().map(|message| message.seq).collect();
             host.with_store(move |store| store.give_back(&numbers)).await?;

@@ -9,6 +9,7 @@ use super::session::{HOST, URL};
 use super::{Identity, Operation, TaskChange, TaskOrder};
 use crate::config::{AgentKind, Config, Dirs, GroupName, Groups, MAIN};
 use crate::error::{Error, Result, printable};
+use crate::plan::Trust;
 use crate::policy::{ACCESS_RULE, Host};
 use crate::schedule::{Kind, Schedule, host_zone};
 use crate::store::{
@@ -145,7 +146,10 @@ impl Desk {
             | Operation::CancelTask { task_id }
             | Operation::UpdateTask(TaskChange { task_id, .. }) => {
                 check_name("task", task_id)?;
-                let task = tasks::find(transaction, task_id)?;
+                let task = match identity.trust() {
+                    Trust::Trusted => tasks::find_any(transaction, &identity.group, task_id)?,
+                    Trust::Untrusted => tasks::find(transaction, &identity.group, task_id)?,
+                };
                 let owner = task.as_ref().map(|task| task.group.clone());
                 let whose = Whose::of(identity, owner.as_deref());
                 Ok(Facts { target: task_id.clone(), whose, task, owner })
@@ -179,7 +183,7 @@ impl Desk {
             Operation::ScheduleTask(order) => {
                 let new = self.ordered(order, facts)?;
                 let id = tasks::add(transaction, &new)?;
-                let task = tasks::find(transaction, &id)?;
+                let task = tasks::find(transaction, &new.group, &id)?;
                 let next = task.as_ref().and_then(|task| task.next_run.clone()).unwrap_or_default();
                 Ok(answer(format!("task {id} is scheduled; it is due at {next}"), json!({ "task": task })))
             }
@@ -201,13 +205,13 @@ impl Desk {
                 Ok(answer(format!("task {} goes on", facts.target), json!({ "task": facts.target })))
             }
             Operation::CancelTask { .. } => {
-                tasks::cancel(transaction, &facts.task()?.id)?;
+                tasks::cancel(transaction, facts.task()?)?;
                 Ok(answer(format!("task {} is cancelled", facts.target), json!({ "task": facts.target })))
             }
             Operation::UpdateTask(change) => {
                 let task = facts.task()?;
                 tasks::update(transaction, task, &self.changes(change, task)?)?;
-                let task = tasks::find(transaction, &task.id)?;
+                let task = tasks::find(transaction, &task.group, &task.id)?;
                 Ok(answer(format!("task {} is changed", facts.target), json!({ "task": task })))
             }
             Operation::ListGroups {} => {

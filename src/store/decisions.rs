@@ -8,8 +8,10 @@ use super::clock::{rfc3339, wall_now};
 use super::file::Fault;
 use crate::error::Result;
 
-/// So many lines are kept: an agent can ask in a loop.
-const KEPT: i64 = 50_000;
+/// So many lines are kept of a group: an agent can ask in a loop. What is beyond is
+/// taken out now and then.
+const KEPT: i64 = 10_000;
+const NOW_AND_THEN: i64 = 100;
 
 /// One thing that an agent asked for.
 #[derive(Debug, Clone, Serialize)]
@@ -48,7 +50,11 @@ pub(crate) fn record(transaction: &Transaction<'_>, decision: &Decision) -> Resu
             decision.reason
         ],
     )?;
-    transaction.execute("DELETE FROM decision WHERE seq <= ?1", [transaction.last_insert_rowid() - KEPT])?;
+    if transaction.last_insert_rowid() % NOW_AND_THEN == 0 {
+        let oldest = "SELECT seq FROM decision WHERE grp = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2";
+        let beyond = format!("DELETE FROM decision WHERE grp = ?1 AND seq <= ({oldest})");
+        transaction.execute(&beyond, params![decision.group, KEPT])?;
+    }
     Ok(())
 }
 

@@ -26,19 +26,19 @@ CREATE TABLE session (
     grp TEXT NOT NULL PRIMARY KEY, id TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE task (
-    id TEXT NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL,
     grp TEXT NOT NULL, chat TEXT NOT NULL, prompt TEXT NOT NULL, script TEXT,
     kind TEXT NOT NULL, value TEXT NOT NULL, zone TEXT NOT NULL, context TEXT NOT NULL,
-    status TEXT NOT NULL, next_wall INTEGER, created_wall INTEGER NOT NULL
+    status TEXT NOT NULL, next_wall INTEGER, created_wall INTEGER NOT NULL,
+    PRIMARY KEY (grp, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX task_next ON task (status, next_wall);
-CREATE INDEX task_group ON task (grp);
 CREATE TABLE task_run (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     task TEXT NOT NULL, grp TEXT NOT NULL, due_wall INTEGER NOT NULL,
     state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
     started_wall INTEGER, ended_wall INTEGER, result TEXT, error TEXT,
-    UNIQUE (task, due_wall)
+    UNIQUE (grp, task, due_wall)
 ) STRICT;
 CREATE INDEX task_run_state ON task_run (state, grp, seq);
 CREATE TABLE handled (
@@ -49,4 +49,5 @@ CREATE TABLE decision (
     wall INTEGER NOT NULL, grp TEXT NOT NULL, way TEXT NOT NULL, operation TEXT NOT NULL,
     target TEXT NOT NULL, permission TEXT NOT NULL, allowed INTEGER NOT NULL, reason TEXT NOT NULL
 ) STRICT;
+CREATE INDEX decision_group ON decision (grp, seq);
 ";

@@ -16,8 +16,8 @@ use crate::schedule::{Kind, Schedule};
 const MOST: i64 = 200;
 /// What the runs of a cancelled task begin with in place of its id, which never has it.
 const CANCELLED: &str = "/";
-/// A run that was interrupted so many times is not begun again.
-const TRIES: i64 = 3;
+/// Completed tasks of a group that are remembered.
+const COMPLETED: i64 = 500;
 
 /// Which conversation a task's agent is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -164,9 +164,26 @@ impl Task {
     }
 }
 
-/// A task of this id.
-pub(crate) fn find(transaction: &Transaction<'_>, id: &str) -> Result<Option<Task>, Fault> {
-    Ok(transaction.query_row("SELECT * FROM task WHERE id = ?1", [id], task).optional()?)
+/// A group's task of this id. Another group may have one of the same id.
+pub(crate) fn find(transaction: &Transaction<'_>, group: &str, id: &str) -> Result<Option<Task>, Fault> {
+    let of_group = "SELECT * FROM task WHERE grp = ?1 AND id = ?2";
+    Ok(transaction.query_row(of_group, [group, id], task).optional()?)
+}
+
+/// The task of this id, for who may see all: the group's own, or the only one that
+/// another group has.
+pub(crate) fn find_any(transaction: &Transaction<'_>, group: &str, id: &str) -> Result<Option<Task>, Fault> {
+    if let Some(own) = find(transaction, group, id)? {
+        return Ok(Some(own));
+    }
+    let mut statement = transaction.prepare("SELECT * FROM task WHERE id = ?1")?;
+    let mut found: Vec<Task> = statement.query_map([id], task)?.collect::<rusqlite::Result<_>>()?;
+    if found.len() > 1 {
+        let groups: Vec<&str> = found.iter().map(|task| task.group.as_str()).collect();
+        let what = format!("there is a task `{id}` of each of the groups {}", groups.join(", "));
+        return Err(Error::refused(what).hint("belljar task list; belljar task show -g GROUP ID").into());
+    }
+    Ok(found.pop())
 }
 
 /// Tasks of a group, or all.
@@ -195,10 +212,15 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         }
         None => format!("task-{now}-{}", super::decide::random_id()?),
     };
-    if find(transaction, &id)?.is_some() {
+    if find(transaction, &new.group, &id)?.is_some() {
         return Err(Error::refused(format!("there is a task `{id}` already")).hint("choose another id").into());
     }
     let first = new.schedule.first(now)?;
+    transaction.execute(
+        "DELETE FROM task WHERE grp = ?1 AND id IN (SELECT id FROM task WHERE grp = ?1 AND status = 'completed' \
+         ORDER BY created_wall DESC LIMIT -1 OFFSET ?2)",
+        params![new.group, COMPLETED],
+    )?;
     transaction.execute(
         "INSERT INTO task (id, grp, chat, prompt, script, kind, value, zone, context, status, next_wall, created_wall) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'active', ?10, ?11)",
@@ -244,7 +266,10 @@ pub(crate) fn set_paused(transaction: &Transaction<'_>, task: &Task, pause: Paus
         }
         (_, next) => next,
     };
-    transaction.execute("UPDATE task SET status = ?2, next_wall = ?3 WHERE id = ?1", params![task.id, wanted, next])?;
+    transaction.execute(
+        "UPDATE task SET status = ?3, next_wall = ?4 WHERE grp = ?1 AND id = ?2",
+        params![task.group, task.id, wanted, next],
+    )?;
     Ok(())
 }
 
@@ -258,11 +283,15 @@ pub enum Pause {
 }
 
 /// Removes a task and its history; a run that goes on is not stopped.
-pub(crate) fn cancel(transaction: &Transaction<'_>, id: &str) -> Result<(), Fault> {
-    transaction.execute("DELETE FROM task WHERE id = ?1", [id])?;
-    transaction.execute("DELETE FROM task_run WHERE task = ?1 AND state <> 'running'", [id])?;
+pub(crate) fn cancel(transaction: &Transaction<'_>, task: &Task) -> Result<(), Fault> {
+    let which = params![task.group, task.id];
+    transaction.execute("DELETE FROM task WHERE grp = ?1 AND id = ?2", which)?;
+    transaction.execute("DELETE FROM task_run WHERE grp = ?1 AND task = ?2 AND state <> 'running'", which)?;
     // Another task can have the id before it ends.
-    transaction.execute("UPDATE task_run SET task = ?2 || seq WHERE task = ?1", [id, CANCELLED])?;
+    transaction.execute(
+        "UPDATE task_run SET task = ?3 || seq WHERE grp = ?1 AND task = ?2",
+        params![task.group, task.id, CANCELLED],
+    )?;
     Ok(())
 }
 
@@ -280,9 +309,10 @@ pub(crate) fn update(transaction: &Transaction<'_>, task: &Task, changes: &Chang
         None => (task.status.as_str(), task.next_wall),
     };
     transaction.execute(
-        "UPDATE task SET prompt = ?2, script = ?3, kind = ?4, value = ?5, zone = ?6, context = ?7, status = ?8, \
-         next_wall = ?9 WHERE id = ?1",
+        "UPDATE task SET prompt = ?3, script = ?4, kind = ?5, value = ?6, zone = ?7, context = ?8, status = ?9, \
+         next_wall = ?10 WHERE grp = ?1 AND id = ?2",
         params![
+            task.group,
             task.id,
             changes.prompt.as_ref().unwrap_or(&task.prompt),
             changes.script.as_ref().or(task.script.as_ref()),
@@ -303,17 +333,20 @@ impl Store {
         self.read("list tasks in", |transaction| list(transaction, group))
     }
 
-    /// A task of this id.
-    pub fn task(&self, id: &str) -> Result<Option<Task>> {
-        self.read("look for a task in", |transaction| find(transaction, id))
+    /// The task of this id: of a group, or the only one.
+    pub fn task(&self, group: Option<&str>, id: &str) -> Result<Option<Task>> {
+        self.read("look for a task in", |transaction| match group {
+            Some(group) => find(transaction, group, id),
+            None => find_any(transaction, crate::config::MAIN, id),
+        })
     }
 
     /// The runs of a task, the last one first.
-    pub fn task_history(&self, id: &str, count: i64) -> Result<Vec<TaskRun>> {
+    pub fn task_history(&self, task: &Task, count: i64) -> Result<Vec<TaskRun>> {
         self.read("list runs of a task in", |transaction| {
-            let mut statement =
-                transaction.prepare("SELECT * FROM task_run WHERE task = ?1 ORDER BY seq DESC LIMIT ?2")?;
-            Ok(statement.query_map(params![id, count], task_run)?.collect::<rusqlite::Result<_>>()?)
+            let mut statement = transaction
+                .prepare("SELECT * FROM task_run WHERE grp = ?1 AND task = ?2 ORDER BY seq DESC LIMIT ?3")?;
+            Ok(statement.query_map(params![task.group, task.id, count], task_run)?.collect::<rusqlite::Result<_>>()?)
         })
     }
 
@@ -340,8 +373,8 @@ impl Store {
             for task in &due {
                 let at = task.next_wall.unwrap_or(now);
                 let going_on: i64 = transaction.query_row(
-                    "SELECT count(*) FROM task_run WHERE task = ?1 AND state IN ('waiting', 'running')",
-                    [&task.id],
+                    "SELECT count(*) FROM task_run WHERE grp = ?1 AND task = ?2 AND state IN ('waiting', 'running')",
+                    [&task.group, &task.id],
                     |row| row.get(0),
                 )?;
                 // One whose schedule is no longer understood would be due for ever.
@@ -350,8 +383,9 @@ impl Store {
                 let state = if going_on > 0 && next.is_some() { "skipped" } else { "waiting" };
                 // A new schedule can name a time for which it was done before.
                 transaction.execute(
-                    "DELETE FROM task_run WHERE task = ?1 AND due_wall = ?2 AND state NOT IN ('waiting', 'running')",
-                    params![task.id, at],
+                    "DELETE FROM task_run WHERE grp = ?1 AND task = ?2 AND due_wall = ?3 \
+                     AND state NOT IN ('waiting', 'running')",
+                    params![task.group, task.id, at],
                 )?;
                 transaction.execute(
                     "INSERT INTO task_run (task, grp, due_wall, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
@@ -359,8 +393,8 @@ impl Store {
                 )?;
                 let status = if next.is_some() { "active" } else { "completed" };
                 transaction.execute(
-                    "UPDATE task SET next_wall = ?2, status = ?3 WHERE id = ?1",
-                    params![task.id, next, status],
+                    "UPDATE task SET next_wall = ?3, status = ?4 WHERE grp = ?1 AND id = ?2",
+                    params![task.group, task.id, next, status],
                 )?;
             }
             Ok(due.len())
@@ -379,15 +413,10 @@ impl Store {
     /// Begins the run of a group's that waits longest.
     pub fn begin_task(&self, group: &str) -> Result<Option<(TaskRun, Task)>> {
         self.write("begin a task in", |transaction| {
-            transaction.execute(
-                "UPDATE task_run SET state = 'failed', error = 'it was interrupted too often' \
-                 WHERE state = 'waiting' AND tries >= ?1",
-                [TRIES],
-            )?;
             loop {
                 let next = "SELECT * FROM task_run WHERE state = 'waiting' AND grp = ?1 ORDER BY seq LIMIT 1";
                 let Some(run) = transaction.query_row(next, [group], task_run).optional()? else { return Ok(None) };
-                match find(transaction, &run.task)? {
+                match find(transaction, &run.group, &run.task)? {
                     Some(task) => {
                         transaction.execute(
                             "UPDATE task_run SET state = 'running', started_wall = ?2 WHERE seq = ?1",
