@@ -100,7 +100,7 @@ const KEPT: [(&str, &str); 68] = tree![
     "contrib/systemd/user/belljar@.service",
 ];
 
-const TESTS: [(&str, &str); 58] = tree![
+const TESTS: [(&str, &str); 59] = tree![
     "tests/agent_image.rs",
     "tests/backends.rs",
     "tests/bad_input.rs",
@@ -126,6 +126,7 @@ const TESTS: [(&str, &str); 58] = tree![
     "tests/image_run.rs",
     "tests/installed.rs",
     "tests/ipc_mcp.rs",
+    "tests/ipc_access.rs",
     "tests/isolation.rs",
     "tests/limits.rs",
     "tests/mounts.rs",

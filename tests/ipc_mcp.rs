@@ -3,6 +3,7 @@
 //! a person grants is reachable for that group alone.
 
 mod harness;
+mod mcp;
 mod world;
 
 use std::ffi::OsString;
@@ -10,66 +11,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use harness::{Jar, Live, Outcome, SOON, eventually, finish, skip};
-use rusqlite::Connection;
+use harness::{Jar, finish, skip};
+use mcp::{CLIENT, done, of, python, refused, text, texts};
 use serde_json::{Value, json};
 use world::{TOKEN, World, text_of};
-
-/// Calls tools, as a client that knows nothing but the address.
-const CLIENT: &str = r#"
-import json, os, socket, sys, urllib.request, urllib.error
-URL = 'http://belljar.internal/mcp'
-def post(body, url=URL, method='POST', **headers):
-    made = {'Content-Type': 'application/json', 'Accept': 'application/json, text/event-stream'}
-    made.update({name.replace('_', '-'): value for name, value in headers.items()})
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers=made, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-def rpc(method, params=None, **headers):
-    status, text = post({'jsonrpc': '2.0', 'id': 1, 'method': method, 'params': params or {}}, **headers)
-    return json.loads(text) if status == 200 else {'status': status, 'text': text}
-def call(name, arguments=None, **headers):
-    answer = rpc('tools/call', {'name': name, 'arguments': arguments or {}}, **headers)
-    return answer.get('result') or answer
-def tell(**what):
-    print(json.dumps(what), flush=True)
-"#;
-
-/// A Python program in a belljar, which prints lines of JSON.
-fn python(world: &World, options: &[&str], script: &str) -> Vec<Value> {
-    let out = world.run(options, &["/usr/bin/python3", "-c", &format!("{CLIENT}\n{script}")]).success();
-    out.out().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
-}
-
-fn store(jar: &Jar) -> Connection {
-    Connection::open(jar.path("belljar/data/belljar.db")).expect("open the store")
-}
-
-/// Rows of a query with one column of text.
-fn texts(jar: &Jar, query: &str) -> Vec<String> {
-    let store = store(jar);
-    let mut statement = store.prepare(query).expect("a query");
-    let rows = statement.query_map([], |row| row.get(0)).expect("rows");
-    rows.map(|row| row.expect("text")).collect()
-}
-
-fn text(result: &Value) -> String {
-    result["content"][0]["text"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Neither this nor that is an error.
-fn done(result: &Value) {
-    assert_eq!(result["isError"], false, "{result}");
-}
-
-fn refused(result: &Value, words: &str) {
-    assert!(result["isError"] == true && text(result).contains(words), "not `{words}`: {result}");
-}
-
 #[test]
 fn the_server_introduces_itself_and_lists_its_tools() {
     let Some(world) = World::new() else { return };
@@ -124,11 +69,6 @@ fn every_tool(world: &World, own: &str, other: &str) -> Vec<Value> {
     let group = format!("--group={own}");
     let out = world.run(&[&group], &["/usr/bin/python3", "-c", &script, own, other]).success();
     out.out().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
-
-fn of<'a>(answers: &'a [Value], name: &str) -> &'a Value {
-    let found = answers.iter().find(|one| one["name"] == name);
-    &found.unwrap_or_else(|| panic!("{name}: {answers:?}"))["answer"]
 }
 
 /// A task of a group that is there before.
@@ -334,164 +274,6 @@ tell(answer=post({'jsonrpc': '2.0', 'id': 1, 'method': 'ping'}, 'https://belljar
     let answers = python(&world, &[], script);
     assert_eq!((&answers[0]["answer"][0], &answers[1]["answer"][0]), (&json!(200), &json!(404)), "{answers:?}");
     assert!(!world.everything().contains("belljar.internal"), "{}", world.everything());
-}
-
-fn pending(world: &World) -> Vec<Value> {
-    let lists = world.call(&["approvals", "--json"]).success().json();
-    lists["pending"].as_array().cloned().expect("a list")
-}
-
-fn held(world: &World) -> String {
-    let mut found = None;
-    eventually("a person is asked", 2 * SOON, || {
-        found = pending(world).first().and_then(|one| one["id"].as_str().map(str::to_owned));
-        found.is_some()
-    });
-    found.expect("one waits")
-}
-
-fn start(world: &World, options: &[&str], script: &str) -> Live {
-    world.start(options, &["/usr/bin/python3", "-c", &format!("{CLIENT}\n{script}")])
-}
-
-fn lines(out: &Outcome) -> Vec<Value> {
-    out.out().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
-}
-
-const ASK: &str = "
-def reach(url):
-    try:
-        return urllib.request.urlopen(url, timeout=20).status
-    except urllib.error.HTTPError as error:
-        return [error.code, error.read().decode()]
-tell(name='before', answer=reach('https://a.test/before'))
-tell(name='asked', answer=call('request_access', {'host': 'A.test', 'reason': 'to read the\\x1b[2J news'}))
-for url in ('https://a.test/after', 'http://a.test/after', 'https://a.test/admin', 'https://a.test/ADMIN',
-        'https://a.test:8443/after', 'https://api.a.test/after', 'https://b.test/after'):
-    tell(name=url, answer=reach(url))
-";
-
-#[test]
-fn a_person_lets_one_group_reach_one_host() {
-    let Some(world) = World::new() else { return };
-    world.groups(&["sales"]);
-    world.policy(
-        "default = \"deny\"\n[[rule]]\nname = \"no admin\"\nhost = \"a.test\"\npath = \"/admin*\"\naction = \"deny\"\n",
-    );
-    let live = start(&world, &["--group=sales"], ASK);
-    let id = held(&world);
-    let listed = world.call(&["approvals"]).success().out();
-    assert!(listed.contains("group sales") && listed.contains("asks to reach a.test"), "{listed}");
-    assert!(listed.contains("to read the") && !listed.contains('\u{1b}'), "{listed}");
-    let shown = world.call(&["approvals", "show", &id]).success().out();
-    assert!(shown.contains("to reach a.test") && shown.contains("not what a rule denies"), "{shown}");
-    let said = world.call(&["approve", &id]).success().out();
-    assert!(said.contains("group sales may reach a.test") && said.contains("revoke"), "{said}");
-    let answers = lines(&live.wait().success());
-    let before = of(&answers, "before");
-    assert!(before[0] == 403 && before[1].as_str().is_some_and(|text| text.contains("request_access")), "{before}");
-    let asked = of(&answers, "asked");
-    done(asked);
-    assert!(text(asked).contains("approved") && asked["structuredContent"]["until"].is_string(), "{asked}");
-    for (url, status) in [
-        ("https://a.test/after", json!(200)),
-        ("http://a.test/after", json!(200)),
-        ("https://a.test/admin", json!(403)),
-        ("https://a.test/ADMIN", json!(403)),
-        ("https://a.test:8443/after", json!(403)),
-        ("https://api.a.test/after", json!(403)),
-        ("https://b.test/after", json!(403)),
-    ] {
-        let got = of(&answers, url);
-        assert_eq!(got.get(0).unwrap_or(got), &status, "{url}: {got}");
-    }
-    let record = world.record();
-    assert!(
-        record.iter().any(|line| line["path"] == "/mcp" && line["approval"] == id && line["decision"] == "approved")
-    );
-    assert!(record.iter().any(|line| line["path"] == "/after" && line["rule"] == "request_access"), "{record:?}");
-    let status = "curl -sS -o /dev/null -w '%{http_code}' https://a.test/other";
-    let sales = || world.run(&["--group=sales"], &["sh", "-c", status]).out();
-    // For that group in its next run too, and for no other, not even main.
-    assert_eq!(sales(), "200");
-    assert_eq!(world.sh(status).out(), "403");
-    let granted = world.call(&["approvals"]).success().out();
-    assert!(granted.contains("sales may reach a.test"), "{granted}");
-    world.call(&["approvals", "revoke", &id]).success();
-    assert_eq!(sales(), "403");
-}
-
-#[test]
-fn what_a_person_denies_or_does_not_answer_stays_refused() {
-    let Some(world) = World::new() else { return };
-    world.policy("default = \"deny\"\n");
-    let live = start(&world, &[], ASK);
-    let said = world.call(&["deny", &held(&world)]).success().out();
-    assert!(said.contains("to reach a.test"), "{said}");
-    let answers = lines(&live.wait().success());
-    refused(of(&answers, "asked"), "denied");
-    assert_eq!(of(&answers, "https://a.test/after")[0], 403);
-    world.config("approval_timeout = \"1s\"\n");
-    let answers = python(&world, &[], ASK);
-    refused(of(&answers, "asked"), "expired");
-    assert_eq!(of(&answers, "https://a.test/after")[0], 403);
-    // Who goes away is waited for no more; and all that wait leave room for others.
-    world.config("");
-    let script = "
-import subprocess, time
-body = json.dumps({'jsonrpc': '2.0', 'id': 1, 'method': 'tools/call', 'params': {'name': 'request_access',
-    'arguments': {'host': 'a.test', 'reason': 'x'}, **({'_meta': {'progressToken': 1}} if len(sys.argv) > 1 else {})}})
-asks = [subprocess.Popen(['curl', '-sSN', '-H', 'content-type: application/json', '-H',
-    'accept: application/json, text/event-stream', '-d', body, URL], stdout=subprocess.PIPE) for _ in range(4)]
-time.sleep(3)
-tell(name='fifth', answer=call('request_access', {'host': 'b.test', 'reason': 'x'}))
-tell(name='other', answer=call('send_message', {'text': 'x'}))
-while not os.path.exists('leave'): time.sleep(0.1)
-for one in asks: one.kill()
-while not os.path.exists('end'): time.sleep(0.1)
-tell(name='words', answer=asks[0].stdout.read().decode())";
-    for progress in [&[][..], &["progress"]] {
-        let script = format!("{CLIENT}\n{script}");
-        let words = [&["/usr/bin/python3", "-c", &script][..], progress].concat();
-        let live = world.start(&[], &words);
-        eventually("four wait", 3 * SOON, || pending(&world).len() == 4);
-        live.wait_for("\"other\"");
-        let tell = |word: &str| fs::write(world.jar.group("main").join(word), "").expect("tell the agent");
-        tell("leave");
-        eventually("nobody waits any more", 2 * SOON, || pending(&world).is_empty());
-        tell("end");
-        let answers = lines(&live.wait().success());
-        refused(of(&answers, "fifth"), "too many");
-        done(of(&answers, "other"));
-        let said = of(&answers, "words").to_string();
-        assert_eq!(said.contains("waits for a person"), !progress.is_empty(), "progress where it is wanted: {said}");
-        ["leave", "end"].iter().for_each(|word| fs::remove_file(world.jar.group("main").join(word)).expect("remove"));
-    }
-    assert!(world.requests().is_empty(), "{:?}", world.requests());
-}
-
-#[test]
-fn a_secret_is_asked_for_by_name_and_is_the_persons_to_add() {
-    let Some(world) = World::new() else { return };
-    world.groups(&["sales"]);
-    let told = world.jar.text("told");
-    let script = world.jar.script("notify", &format!("#!/bin/sh\ncat >> {told}\n"));
-    world.config(&format!("approval_command = [\"{}\"]\n", script.display()));
-    let script = "tell(answer=call('request_access', {'secret': 'git\\x7fhub', 'reason': 'x'}))
-tell(answer=call('request_access', {'secret': 'github', 'reason': 'to push'}))";
-    let live = start(&world, &["--group=sales"], script);
-    let id = held(&world);
-    let listed = world.call(&["approvals"]).success().out();
-    assert!(listed.contains("asks for the secret `github`") && listed.contains("to push"), "{listed}");
-    eventually("the command is told", SOON, || text_of(&world.jar.path("told")).contains("github"));
-    let said = world.call(&["approve", &id]).success().out();
-    assert!(said.contains("belljar secret add"), "{said}");
-    let answers = lines(&live.wait().success());
-    refused(&answers[0]["answer"], "control character");
-    done(&answers[1]["answer"]);
-    assert!(text(&answers[1]["answer"]).contains("--group sales"), "{answers:?}");
-    let grants = world.call(&["approvals", "--json"]).success().json();
-    assert_eq!(grants["grants"], json!([]), "nothing is granted by it");
 }
 
 /// The prefix below which npm installed Claude Code.

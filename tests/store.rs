@@ -467,42 +467,6 @@ fn the_file_is_private_and_one_that_is_not_is_refused() {
 }
 
 #[test]
-fn a_file_of_the_version_before_is_brought_to_this_one_and_keeps_what_is_in_it() {
-    let jar = Jar::new();
-    let store = belljar::store::Store::open(&dirs(&jar)).expect("open");
-    drop(store);
-    let file = jar.path("belljar/data/belljar.db");
-    let database = rusqlite::Connection::open(&file).expect("open");
-    let version = |database: &rusqlite::Connection| -> i64 {
-        database.pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version")
-    };
-    let newest = version(&database);
-    // As version 1 left it: without the host process's tables.
-    for table in ["chat", "binding", "message", "outgoing", "session", "task", "task_run", "handled", "decision"] {
-        database.execute_batch(&format!("DROP TABLE {table}")).expect(table);
-    }
-    database
-        .execute_batch(
-            "INSERT INTO take (grp, rule, boot, since_boot, wall, per) VALUES ('main', 'kept', 'x', 1, 2, 3)",
-        )
-        .expect("insert");
-    database.pragma_update(None, "user_version", 1).expect("update");
-    drop(database);
-    jar.call(&["task", "add", "--every", "1h", "x"]).success();
-    let database = rusqlite::Connection::open(&file).expect("open");
-    let kept: String = database.query_row("SELECT rule FROM take", [], |row| row.get(0)).expect("the row");
-    assert_eq!((version(&database), kept.as_str()), (newest, "kept"));
-    let strict: i64 = database
-        .query_row(
-            "SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND strict = 0 AND name NOT LIKE 'sqlite%'",
-            [],
-            |row| row.get(0),
-        )
-        .expect("a count");
-    assert_eq!(strict, 0, "every table is strict");
-}
-
-#[test]
 fn many_open_a_new_file_at_once() {
     let jar = Jar::new();
     let starts: Vec<_> = (0..12).map(|_| harness::Live::start(jar.belljar(["approvals"]))).collect();
