@@ -100,7 +100,7 @@ const KEPT: [(&str, &str); 68] = tree![
     "contrib/systemd/user/belljar@.service",
 ];
 
-const TESTS: [(&str, &str); 59] = tree![
+const TESTS: [(&str, &str); 60] = tree![
     "tests/agent_image.rs",
     "tests/backends.rs",
     "tests/bad_input.rs",
@@ -150,6 +150,7 @@ const TESTS: [(&str, &str); 59] = tree![
     "tests/channel_irc.rs",
     "tests/host_channels.rs",
     "tests/host_claude.rs",
+    "tests/host_irc.rs",
     "tests/host_crash.rs",
     "tests/host_messages.rs",
     "tests/host_nanoclaw.rs",

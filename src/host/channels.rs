@@ -73,7 +73,8 @@ impl Channel {
         };
         let state = host.dirs.data.join("channels").join(name);
         create_private(&state)?;
-        let lock = lock(&state.join("lock")).await?;
+        // Beside its directory, in which everything is the program's own.
+        let lock = lock(&state.with_extension("lock")).await?;
         let mut command = match program.as_str() {
             "belljar" => Command::new(&host.program),
             program => Command::new(program),

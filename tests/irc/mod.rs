@@ -121,6 +121,11 @@ impl Server {
         self.live = Some(live);
     }
 
+    /// Where it listens, on 127.0.0.1, without TLS.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The file with the authority of its certificate.
     pub fn authority(&self) -> PathBuf {
         self.place.path().join("ca.pem")
@@ -163,10 +168,15 @@ impl Person {
         let until = Instant::now() + slowly(Duration::from_secs(20));
         while !self.heard().contains(text) {
             assert!(Instant::now() < until, "`{text}` never came: {}", self.heard());
-            let mut buffer = [0; 4096];
-            if let Ok(read) = self.stream.read(&mut buffer) {
-                self.heard.extend_from_slice(&buffer[..read]);
-            }
+            self.listen();
+        }
+    }
+
+    /// Takes what has come, or waits a moment.
+    pub fn listen(&mut self) {
+        let mut buffer = [0; 4096];
+        if let Ok(read) = self.stream.read(&mut buffer) {
+            self.heard.extend_from_slice(&buffer[..read]);
         }
     }
 
