@@ -79,7 +79,7 @@ fn one_mount_more_on_top_of_a_planned_one() {
 
 #[test]
 fn one_mount_less() {
-    caught("drop-mount", &["mount /workspace/ipc", "the kernel not"]);
+    caught("drop-mount", &["mount /workspace/global", "the kernel not"]);
 }
 
 #[test]

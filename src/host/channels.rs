@@ -211,7 +211,10 @@ impl Channel {
         let Ok(said) = parse::<FromChannel>(line) else { return Ok(()) };
         match said {
             FromChannel::Ready { .. } => Ok(()),
-            FromChannel::Message(message) if !is_name(&message.chat) => Ok(()),
+            // Nobody's, and nothing to be told again.
+            FromChannel::Message(message) if !is_name(&message.chat) => {
+                self.write(&ToChannel::Stored { id: message.id }).await
+            }
             FromChannel::Chat { chat, .. } if !is_name(&chat) => Ok(()),
             FromChannel::Message(message) => {
                 let id = message.id.clone();
