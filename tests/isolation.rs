@@ -115,7 +115,15 @@ fn no_host_path_is_writable_but_the_planned_ones() {
         "/tmp",
     ];
     let shadows = ["/workspace/project/.env"];
-    let planned = ["/home/node/.claude", "/workspace/extra/rw", "/workspace/group", "/workspace/ipc"];
+    let planned = [
+        "/home/node/.claude",
+        "/workspace/extra/rw",
+        "/workspace/group",
+        "/workspace/ipc",
+        "/workspace/ipc/input",
+        "/workspace/ipc/messages",
+        "/workspace/ipc/tasks",
+    ];
     for path in &writable {
         assert!(
             private.contains(path) || planned.contains(path) || shadows.contains(path) || is_device_over(&tried, path),

@@ -24,8 +24,15 @@ fn given(plan: &serde_json::Value) -> Vec<String> {
     found
 }
 
-const OF_EVERY_GROUP: [&str; 4] =
-    ["/home/node/.claude rw", "/workspace/global ro", "/workspace/group rw", "/workspace/ipc rw"];
+const OF_EVERY_GROUP: [&str; 7] = [
+    "/home/node/.claude rw",
+    "/workspace/global ro",
+    "/workspace/group rw",
+    "/workspace/ipc rw",
+    "/workspace/ipc/input rw",
+    "/workspace/ipc/messages rw",
+    "/workspace/ipc/tasks rw",
+];
 
 #[test]
 fn main_gets_the_project_and_no_other_group_does() {
