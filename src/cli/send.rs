@@ -81,13 +81,15 @@ impl Arguments {
             return Err(Error::refused("this wakes no agent: it comes along with the next message that does")
                 .hint("begin it with the group's trigger: belljar group show GROUP"));
         }
+        let group = told["group"].as_str().unwrap_or_default().to_owned();
+        let mut said_before = String::new();
         let until = Instant::now() + wait;
         let after = told["after"].as_i64().unwrap_or_default();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Error::failed(format!("no answer within {} s", wait.as_secs()))
-                    .hint("it comes later: belljar ps; journalctl --user -u belljar"));
+                    .hint("belljar ps shows whether the agent runs; the log of belljar serve says more"));
             }
             let query: String = form_urlencoded::Serializer::new(String::new())
                 .append_pair("chat", &chat)
@@ -102,6 +104,22 @@ impl Arguments {
                 print(&(said.join("\n") + "\n"))?;
                 return Ok(0);
             }
+            let status = client::ask(&socket, "GET", "/status", None, PATIENCE)?;
+            let failing = &status["failing"][&group];
+            let Some(message) = failing["message"].as_str() else { continue };
+            let error = Error::failed(message);
+            let error = match failing["hint"].as_str() {
+                Some(hint) => error.hint(hint),
+                None => error.hint("the log of belljar serve says more"),
+            };
+            if failing["again"] != Value::Bool(true) {
+                return Err(error);
+            }
+            if said_before != message {
+                eprintln!("belljar: it has failed, and is tried again: {}", printable(message));
+                message.clone_into(&mut said_before);
+            }
+            std::thread::sleep(Duration::from_secs(1));
         }
     }
 }

@@ -127,15 +127,16 @@ struct When {
 }
 
 impl When {
-    fn schedule(&self, config: &Config) -> Result<Option<Schedule>> {
-        let zone = self.time_zone.clone().or_else(|| config.host.time_zone.clone()).unwrap_or_else(host_zone);
+    /// In the zone that was said, or else in this one.
+    fn schedule(&self, zone: &str) -> Result<Option<Schedule>> {
+        let zone = self.time_zone.as_deref().unwrap_or(zone);
         let (kind, value) = match (&self.cron, &self.every, &self.at) {
             (Some(cron), ..) => (Kind::Cron, cron),
             (_, Some(every), _) => (Kind::Interval, every),
             (.., Some(at)) => (Kind::Once, at),
             _ => return Ok(None),
         };
-        Schedule::parse(kind, value, &zone).map(Some)
+        Schedule::parse(kind, value, zone).map(Some)
     }
 }
 
@@ -153,7 +154,8 @@ impl Arguments {
         match self.action {
             Action::Add(add) => {
                 let group = Groups::new(&dirs).find(&add.group)?;
-                let schedule = add.when.schedule(&config)?.ok_or_else(|| {
+                let zone = config.host.time_zone.clone().unwrap_or_else(host_zone);
+                let schedule = add.when.schedule(&zone)?.ok_or_else(|| {
                     Error::usage("when is it to be done?")
                         .hint("--cron '0 9 * * *', --every 1h or --at 2027-01-31T08:30:00")
                 })?;
@@ -207,10 +209,11 @@ impl Arguments {
             }
             Action::Update { id, group, prompt, when, context } => {
                 let task = find(group.as_deref(), &id)?;
-                let schedule = when.schedule(&config)?;
-                if schedule.is_none() && when.time_zone.is_some() {
-                    return Err(Error::usage("a time zone belongs to a schedule").hint("say the schedule too"));
-                }
+                // What is left out stays.
+                let schedule = match when.schedule(&task.time_zone)? {
+                    None if when.time_zone.is_some() => Some(task.schedule_in(when.time_zone.as_deref())?),
+                    schedule => schedule,
+                };
                 let changes = Changes { prompt, script: None, schedule, context };
                 store.write("update a task in", |transaction| tasks::update(transaction, &task, &changes))?;
                 store.ring();

@@ -201,6 +201,25 @@ pub fn create_private(path: &Path) -> Result<()> {
     }
 }
 
+/// Gives the owner's permissions back to a directory of the caller's, where an agent that
+/// can write it has taken them away. No link is followed.
+pub fn open_again(path: &Path) -> Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+    let step = || format!("give {} its mode back", path.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = match openat(CWD, path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        held => held.step(step)?,
+    };
+    let stat = fstat(&held).step(step)?;
+    if stat.st_mode & 0o700 == 0o700 || stat.st_uid != geteuid().as_raw() {
+        return Ok(());
+    }
+    let by_descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    fs::set_permissions(by_descriptor, std::os::unix::fs::PermissionsExt::from_mode(stat.st_mode & 0o7777 | 0o700))
+        .step(step)
+}
+
 /// Makes names in the path's directory last, as fsync(2) of the file does not.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {

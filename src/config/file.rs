@@ -277,8 +277,10 @@ pub enum AgentKind {
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
     /// What the assistant is called, and how messages begin that wake it; `belljar` unless set.
+    #[serde(default, deserialize_with = "one_name")]
     pub assistant: Option<String>,
     /// The time zone of schedules (IANA); the host's unless set.
+    #[serde(default, deserialize_with = "zone")]
     pub time_zone: Option<String>,
     /// How long an agent that has answered waits for more; 60 s unless set.
     #[serde(default, deserialize_with = "duration")]
@@ -338,6 +340,20 @@ where
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     parsed(from, parse_duration)
+}
+
+fn one_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    parsed(from, |text| match text.trim().is_empty() || text.len() > 64 || text.chars().any(char::is_control) {
+        true => Err(Error::refused("a name has 1 to 64 bytes, none of them a control character")),
+        false => Ok(text.to_owned()),
+    })
+}
+
+fn zone<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    parsed(from, |text| match jiff::tz::TimeZone::get(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Error::refused(error.to_string())),
+    })
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use super::{Dirs, create_private};
+use super::{Dirs, create_private, open_again};
 use crate::error::{Context, Error, Result};
 use crate::plan::Trust;
 
@@ -170,7 +170,9 @@ impl<'a> Groups<'a> {
             let number = (1..).find(|number| registry.groups.values().all(|used| used != number)).unwrap_or(1);
             registry.groups.insert(name.clone(), number);
             let group = Group { name: name.clone(), number };
+            open_again(&self.dirs.data.join("ipc").join(group.name.as_str()))?;
             for directory in group.directories(&self.dirs.data) {
+                open_again(&directory)?;
                 create_private(&directory)?;
             }
             Ok(group)

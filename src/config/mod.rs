@@ -8,7 +8,7 @@ mod file;
 mod groups;
 mod own;
 
-pub use dirs::{Caller, Dirs, create_private, is_of_another, is_real_root, start_over_as, sync_directory};
+pub use dirs::{Caller, Dirs, create_private, is_of_another, is_real_root, open_again, start_over_as, sync_directory};
 pub use file::{
     AgentKind, Backend, ChannelConfig, Config, ConfiguredMount, Enforce, GatewayConfig, GroupConfig, HostConfig,
     Inspect, KeySource, LimitsConfig, Provider, RunConfig, VaultConfig,

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use crate::config::{AgentKind, GroupConfig};
 
-/// Longest line or result of an agent, in bytes; what is longer is cut.
-pub const LONGEST_OUTPUT: usize = 1 << 20;
+/// Longest line of an agent, in bytes, and all between two markers.
+pub const LONGEST_LINE: usize = 16 << 20;
+/// Longest answer, in bytes; what is longer is cut, and says so.
+pub const LONGEST_ANSWER: usize = 1 << 20;
 const BEGIN: &str = "---NANOCLAW_OUTPUT_START---";
 const END: &str = "---NANOCLAW_OUTPUT_END---";
 
@@ -157,12 +159,14 @@ pub struct Reader {
     kind: AgentKind,
     /// What came between the markers, or all of a script's.
     collected: Option<String>,
+    /// Some of it was left out.
+    is_cut: bool,
 }
 
 impl Reader {
     /// Of an agent of this kind.
     pub fn new(kind: AgentKind) -> Self {
-        Self { kind, collected: (kind == AgentKind::Script).then(String::new) }
+        Self { kind, collected: (kind == AgentKind::Script).then(String::new), is_cut: false }
     }
 
     /// One line, without its end; the end of a turn, where it is one.
@@ -184,8 +188,12 @@ impl Reader {
             }
             AgentKind::Nanoclaw => match line.trim_end() {
                 BEGIN => {
-                    self.collected = Some(String::new());
+                    (self.collected, self.is_cut) = (Some(String::new()), false);
                     None
+                }
+                END if self.is_cut => {
+                    self.collected = None;
+                    Some(Outcome { error: Some(too_long()), ..Outcome::default() })
                 }
                 END => {
                     let output = self.collected.take()?;
@@ -211,14 +219,34 @@ impl Reader {
         Some(Outcome { result: Some(text), ..Outcome::default() })
     }
 
+    /// A line that is too long: only a script's can be cut.
+    pub fn cut_line(&mut self, line: &str) -> Option<Outcome> {
+        if self.kind == AgentKind::Claude {
+            return Some(Outcome { error: Some(too_long()), ..Outcome::default() });
+        }
+        self.collect(line);
+        self.is_cut = true;
+        None
+    }
+
     fn collect(&mut self, line: &str) {
-        if let Some(collected) = &mut self.collected
-            && collected.len() + line.len() < LONGEST_OUTPUT
-        {
-            collected.push_str(line);
+        if let Some(collected) = &mut self.collected {
+            let room = LONGEST_LINE.saturating_sub(collected.len());
+            self.is_cut |= line.len() > room;
+            collected.push_str(beginning(line, room));
             collected.push('\n');
         }
     }
+}
+
+/// At most so many bytes of a text, and no half character.
+pub fn beginning(text: &str, limit: usize) -> &str {
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
+fn too_long() -> String {
+    format!("it says more than {} MiB at once", LONGEST_LINE >> 20)
 }
 
 fn outcome_of(output: NanoclawOutput) -> Outcome {

@@ -65,6 +65,7 @@ fn status(host: &Host) -> Answer {
             "pid": std::process::id(),
             "runs": host.children.borrow().len(),
             "most_runs": host.most_runs,
+            "failing": host.queue.failing(),
         }),
     )
 }

@@ -31,6 +31,8 @@ const IN_HAND: usize = 32;
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// What runs longer has not failed at once.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Lines that are not understood and told to the log, of one program.
+const COMPLAINTS: u32 = 5;
 /// The wait before what could not be sent is tried again.
 const LATER: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,7 @@ struct Channel {
     stdout: BufReader<ChildStdout>,
     in_hand: HashSet<i64>,
     rests_until: Option<Instant>,
+    not_understood: u32,
 }
 
 impl Channel {
@@ -100,6 +103,7 @@ impl Channel {
             stdout,
             in_hand: HashSet::new(),
             rests_until: None,
+            not_understood: 0,
         })
     }
 
@@ -164,7 +168,8 @@ impl Channel {
         let line = line(said).step(|| "write for a channel".to_owned())?;
         match timeout(PATIENCE, self.stdin.write_all(&line)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.failed(error)),
+            // How it ended says more than that its pipe is closed.
+            Ok(Err(_)) => Err(self.ended().await),
             Err(_) => Err(self.failed("it does not read")),
         }
     }
@@ -207,8 +212,18 @@ impl Channel {
     }
 
     async fn hears(&mut self, line: &[u8]) -> Result<()> {
-        // What is not understood is passed over: a newer program may say more.
-        let Ok(said) = parse::<FromChannel>(line) else { return Ok(()) };
+        let said = match parse::<FromChannel>(line) {
+            Ok(said) => said,
+            // A newer program may say more; one that is wrong is to be found.
+            Err(error) => {
+                if self.not_understood < COMPLAINTS {
+                    self.not_understood += 1;
+                    let text = format!("the channel {} says what is not understood: {error}", self.name);
+                    self.host.events.tell("channel", Priority::Notice, &text, &[]);
+                }
+                return Ok(());
+            }
+        };
         match said {
             FromChannel::Ready { .. } => Ok(()),
             // Nobody's, and nothing to be told again.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Host;
-use super::agent::{Agent, Briefing, LONGEST_OUTPUT, Outcome, Reader, Stdin, claude_line};
+use super::agent::{Agent, Briefing, LONGEST_ANSWER, LONGEST_LINE, Outcome, Reader, Stdin, beginning, claude_line};
 use super::child::{Ended, Kept, Order, Run, refusal};
 use super::format;
 use super::queue::is_waited_for;
@@ -198,8 +198,11 @@ impl Conversation {
                     if !more {
                         break;
                     }
-                    let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-                    if let Some(outcome) = self.reader.line(&line) {
+                    let line = std::mem::take(&mut self.line);
+                    let text = String::from_utf8_lossy(&line);
+                    let outcome =
+                        if line.len() > LONGEST_LINE { self.reader.cut_line(&text) } else { self.reader.line(&text) };
+                    if let Some(outcome) = outcome {
                         self.turn(outcome).await;
                         self.give_more().await;
                     }
@@ -259,7 +262,7 @@ impl Conversation {
         if !is_quiet || answered.is_some() {
             self.turns += 1;
         }
-        let reply = outcome.result.as_deref().and_then(format::for_people);
+        let reply = outcome.result.as_deref().and_then(format::for_people).map(shortened);
         let session = outcome.session.filter(|id| is_session(id) && self.session == Session::OfGroup);
         if let Some(task) = &mut self.task {
             task.replies.extend(reply);
@@ -420,13 +423,21 @@ fn numbers(messages: &[Message]) -> Vec<i64> {
     messages.iter().map(|message| message.seq).collect()
 }
 
+/// What is too long for people is cut, and says so.
+fn shortened(answer: String) -> String {
+    match answer.len() {
+        0..=LONGEST_ANSWER => answer,
+        all => format!("{}\n[cut by belljar: {all} bytes]", beginning(&answer, LONGEST_ANSWER)),
+    }
+}
+
 /// An agent's word for its session becomes an argument of its next run.
 fn is_session(id: &str) -> bool {
     !id.is_empty() && id.len() <= LONGEST_SESSION && !id.starts_with('-') && id.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// Adds to `line` up to its end; false at the end of the stream. What is beyond the
-/// longest line is dropped. Nothing is lost when it is not waited for any more.
+/// longest line, and one byte, is dropped. Nothing is lost when it is not waited for any more.
 async fn read_line(stream: &mut Option<BufReader<ChildStdout>>, line: &mut Vec<u8>) -> bool {
     let Some(stream) = stream else { return false };
     loop {
@@ -437,7 +448,7 @@ async fn read_line(stream: &mut Option<BufReader<ChildStdout>>, line: &mut Vec<u
         }
         let end = available.iter().position(|byte| *byte == b'\n');
         let part = &available[..end.unwrap_or(available.len())];
-        let room = LONGEST_OUTPUT.saturating_sub(line.len()).min(part.len());
+        let room = (LONGEST_LINE + 1).saturating_sub(line.len()).min(part.len());
         line.extend_from_slice(&part[..room]);
         let used = end.map_or(available.len(), |end| end + 1);
         stream.consume(used);

@@ -136,9 +136,20 @@ pub async fn tell(host: &Rc<Host>, request: &Request<Incoming>) -> Answer {
             Ok(said) => said,
             Err(error) => return failed(&error),
         };
-        let waits = said.is_empty() && !host.stopping.get();
+        // Who waits is told of a failure by `GET /status`.
+        let failing = chat_group(host, &chat).await.is_some_and(|group| host.queue.failing().contains_key(&group));
+        let waits = said.is_empty() && !host.stopping.get() && !failing;
         if !waits || timeout_at(until, rung.changed()).await.is_err() {
             return reply(StatusCode::OK, &said);
         }
     }
+}
+
+/// The group of a chat.
+async fn chat_group(host: &Rc<Host>, chat: &str) -> Option<String> {
+    if let Some(group) = chat.strip_prefix(LOCAL) {
+        return Some(group.to_owned());
+    }
+    let chat = chat.to_owned();
+    host.with_store(move |store| store.binding_for(&chat)).await.ok().flatten().map(|bound| bound.group)
 }

@@ -3,12 +3,13 @@
 //! after a while that doubles.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -41,6 +42,18 @@ pub struct Queue {
 struct Failed {
     times: u32,
     again: Option<Instant>,
+    error: Error,
+}
+
+/// What somebody is told who waits for an answer.
+#[derive(Debug, Serialize)]
+pub struct Failing {
+    /// In belljar's words.
+    pub message: String,
+    /// What can be done.
+    pub hint: Option<String>,
+    /// Whether it is tried again by itself.
+    pub again: bool,
 }
 
 impl Queue {
@@ -52,6 +65,17 @@ impl Queue {
     /// Somebody says something to the group: it is tried again.
     pub fn forgive(&self, group: &str) {
         self.failed.borrow_mut().retain(|name, failed| name != group || failed.times < TRIES);
+    }
+
+    /// Groups whose agents fail.
+    pub fn failing(&self) -> BTreeMap<String, Failing> {
+        let failed = self.failed.borrow();
+        let shown = |failed: &Failed| Failing {
+            message: failed.error.with_causes(),
+            hint: failed.error.hint.clone(),
+            again: failed.again.is_some(),
+        };
+        failed.iter().map(|(group, failed)| (group.clone(), shown(failed))).collect()
     }
 
     fn rests_until(&self, group: &str) -> Option<Option<Instant>> {
@@ -225,8 +249,10 @@ fn note_failure(host: &Rc<Host>, group: &str, error: &Error) {
     }
     let first = Config::load(&host.dirs.config_file()).ok().and_then(|config| config.host.retry).unwrap_or(RETRY);
     let mut failed = host.queue.failed.borrow_mut();
-    let entry = failed.entry(group.to_owned()).or_insert(Failed { times: 0, again: None });
+    let entry =
+        failed.entry(group.to_owned()).or_insert_with(|| Failed { times: 0, again: None, error: error.clone() });
     entry.times += 1;
+    entry.error = error.clone();
     entry.again = (entry.times < TRIES).then(|| Instant::now() + first * 2u32.pow(entry.times - 1));
     // A session that cannot be gone on with would fail for ever.
     if entry.times == 2 {
@@ -241,4 +267,7 @@ fn note_failure(host: &Rc<Host>, group: &str, error: &Error) {
     };
     let told = Error { what, causes: Vec::new(), ..error.clone() };
     host.events.tell_error("failed", &told);
+    drop(failed);
+    // Somebody may wait for an answer.
+    host.ring();
 }

@@ -177,7 +177,12 @@ impl Desk {
         match operation {
             Operation::SendMessage { text, .. } => {
                 check_text("text", text)?;
-                let number = outgoing::queue(transaction, &facts.target, &identity.group, text)?;
+                let Some(shown) = crate::host::for_people(text) else {
+                    return Err(Error::refused("the text is internal, and nobody is told")
+                        .hint("what people are to read stands outside of <internal>")
+                        .into());
+                };
+                let number = outgoing::queue(transaction, &facts.target, &identity.group, &shown)?;
                 Ok(answer("the message is on its way", json!({ "message": number, "chat": facts.target })))
             }
             Operation::ScheduleTask(order) => {

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
 use serde_json::{Value, json};
 
 use super::files;
-use crate::config::{Dirs, Group, create_private};
+use crate::config::{Dirs, Group, create_private, open_again};
 use crate::error::{Context, Error, Result};
 
 /// Refusals that wait to be read at once; then the oldest place is used again.
@@ -30,7 +30,9 @@ pub struct Place {
 impl Place {
     /// Opens it; what is missing is made.
     pub fn open(dirs: &Dirs, group: &Group) -> Result<Self> {
+        open_again(&dirs.data.join("ipc").join(group.name.as_str()))?;
         for directory in group.directories(&dirs.data) {
+            open_again(&directory)?;
             create_private(&directory)?;
         }
         let name = group.name.as_str();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Place;
@@ -33,6 +33,10 @@ const REMEMBERED: usize = 1024;
 const UNFINISHED: usize = 16;
 /// In milliseconds, how long after.
 const AGAIN: u8 = 20;
+/// What is no file, or was linked, is never closed after writing: it is taken when it
+/// has been there for so long, a file when nothing was written for longer.
+const RIPE: Duration = Duration::from_millis(300);
+const RIPE_FILE: Duration = Duration::from_secs(5);
 
 /// What the spool tells the host process.
 #[derive(Debug)]
@@ -100,6 +104,8 @@ struct Inbox {
     kind: Kind,
     names: VecDeque<OsString>,
     known: HashSet<OsString>,
+    /// What has come in and was not closed or renamed yet.
+    created: VecDeque<(OsString, Instant)>,
     /// The whole directory is to be read, and how far that is.
     scan: Scan,
 }
@@ -172,13 +178,23 @@ impl Reader {
         let inbox = |kind: Kind, at: BorrowedFd<'_>| -> Result<Inbox> {
             // The directory itself, whatever its name is meanwhile.
             let path = format!("/proc/self/fd/{}", at.as_raw_fd());
-            let what = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR;
+            let what = AddWatchFlags::IN_CLOSE_WRITE
+                | AddWatchFlags::IN_MOVED_TO
+                | AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_ONLYDIR;
             let watch = self
                 .inotify
                 .add_watch(Path::new(&path), what)
                 .step(|| format!("watch {} of {}", kind.name(), place.group()))
                 .map_err(|error| error.hint("sysctl fs.inotify.max_user_watches"))?;
-            Ok(Inbox { watch, kind, names: VecDeque::new(), known: HashSet::new(), scan: Scan::Wanted })
+            Ok(Inbox {
+                watch,
+                kind,
+                names: VecDeque::new(),
+                known: HashSet::new(),
+                created: VecDeque::new(),
+                scan: Scan::Wanted,
+            })
         };
         let inboxes = [inbox(Kind::Messages, place.messages.as_fd())?, inbox(Kind::Tasks, place.tasks.as_fd())?];
         let claims = Claims::open(&self.dirs, &place)?;
@@ -197,6 +213,8 @@ impl Reader {
                 PollTimeout::ZERO
             } else if self.groups.values().any(|spool| !spool.unfinished.is_empty()) {
                 PollTimeout::from(AGAIN)
+            } else if self.groups.values().flat_map(|spool| &spool.inboxes).any(|inbox| !inbox.created.is_empty()) {
+                PollTimeout::from(10 * u16::from(AGAIN))
             } else {
                 PollTimeout::NONE
             };
@@ -239,7 +257,10 @@ impl Reader {
                 rung |= event.wd == self.bell;
                 let mut inboxes = self.groups.values_mut().flat_map(|spool| &mut spool.inboxes);
                 if let (Some(inbox), Some(name)) = (inboxes.find(|inbox| inbox.watch == event.wd), event.name) {
-                    inbox.note(name);
+                    match event.mask.contains(AddWatchFlags::IN_CREATE) {
+                        true => inbox.note_created(name),
+                        false => inbox.note(name),
+                    }
                 }
             }
         }
@@ -268,6 +289,7 @@ impl Reader {
                 for _ in 0..TURN {
                     let GroupSpool { place, inboxes, claims, .. } = &mut *spool;
                     let inbox = &mut inboxes[index];
+                    inbox.ripen(inbox.kind.of(place));
                     let Some(name) = inbox.next(inbox.kind.of(place)) else { break };
                     if let Some(finished) = claims.take((store, desk, place), (inbox.kind, &name)) {
                         spool.note(finished, tell);
@@ -301,6 +323,7 @@ impl Inbox {
     fn scan(&mut self) {
         self.names.clear();
         self.known.clear();
+        self.created.clear();
         self.scan = Scan::Wanted;
     }
 
@@ -315,6 +338,33 @@ impl Inbox {
         }
         self.known.insert(name.clone());
         self.names.push_back(name);
+    }
+
+    fn note_created(&mut self, name: OsString) {
+        if !name.as_bytes().ends_with(b".json") {
+            return;
+        }
+        if self.created.len() >= REMEMBERED {
+            self.scan();
+            return;
+        }
+        self.created.push_back((name, Instant::now()));
+    }
+
+    /// Notes what has been there for long enough; what is gone was taken.
+    fn ripen(&mut self, at: BorrowedFd<'_>) {
+        if self.created.front().is_none_or(|(_, since)| since.elapsed() < RIPE) {
+            return;
+        }
+        for (name, since) in std::mem::take(&mut self.created) {
+            let Ok(stat) = statat(at, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if since.elapsed() < if is_file { RIPE_FILE } else { RIPE } {
+                self.created.push_back((name, since));
+            } else {
+                self.note(name);
+            }
+        }
     }
 
     /// The next name that waits; the directory is read a few entries at a time.

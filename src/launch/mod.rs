@@ -37,7 +37,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::config::{Backend, Caller, Dirs, create_private};
+use crate::config::{Backend, Caller, Dirs, create_private, open_again};
 use crate::error::{Context, Error, Result};
 use crate::ipc;
 use crate::journal::{Events, Priority};
@@ -151,6 +151,7 @@ fn prepare(
     let outgoing = Outgoing::prepare(resolved, caller, dirs)?;
     steps.end("authorities");
     for directory in &resolved.needed {
+        open_again(directory)?;
         create_private(directory)?;
     }
     // First, because it cleans up also after a supervisor that is killed while

@@ -200,7 +200,7 @@ impl Store {
             match &turn.reply {
                 Some((chat, text)) => {
                     let chat = chats::own_chat(transaction, group, chat)?;
-                    outgoing::queue(transaction, &chat, group, text).map(Some)
+                    outgoing::answer(transaction, &chat, group, text).map(Some)
                 }
                 None => Ok(None),
             }

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 /// Messages of one group that can be on their way at once: an agent can say more
 /// than a network takes.
 const QUEUE: i64 = 1000;
+/// The same with answers, which people have asked for.
+const ANSWERS: i64 = 10_000;
 /// Messages of a local chat that are kept to be read.
 const LOCAL_KEPT: i64 = 1000;
 
@@ -44,8 +46,24 @@ fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
     })
 }
 
-/// Puts a message on its way; its number. Refused when too many of the group are.
+/// Puts what an agent says by itself on its way; its number. Refused when too many of
+/// the group's are.
 pub(crate) fn queue(transaction: &Transaction<'_>, chat: &str, group: &str, text: &str) -> Result<i64, Fault> {
+    put(transaction, (chat, group), text, QUEUE)
+}
+
+/// Puts an answer on its way; its number.
+pub(crate) fn answer(transaction: &Transaction<'_>, chat: &str, group: &str, text: &str) -> Result<i64, Fault> {
+    put(transaction, (chat, group), text, ANSWERS)
+}
+
+/// Text for people's terminals and chats: lines and tabs, and no other control character.
+fn without_controls(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+fn put(transaction: &Transaction<'_>, (chat, group): (&str, &str), text: &str, most: i64) -> Result<i64, Fault> {
+    let text = without_controls(text);
     // Chats without a channel are read from here.
     let state = if chat.starts_with(LOCAL) { "sent" } else { "queued" };
     let waiting: i64 = transaction.query_row(
@@ -53,7 +71,7 @@ pub(crate) fn queue(transaction: &Transaction<'_>, chat: &str, group: &str, text
         [group],
         |row| row.get(0),
     )?;
-    if waiting >= QUEUE {
+    if state == "queued" && waiting >= most {
         let what = format!("{waiting} messages of group {group} have not been sent yet");
         return Err(Error::refused(what).hint("wait until the chat network has taken them").into());
     }

@@ -144,8 +144,12 @@ impl Store {
 /// How long what a person approves holds: as they said. Access to a host holds for
 /// a while in any case, because no request waits for it that could pass by itself.
 pub(super) fn time_of(approval: &Approval, said: Option<Duration>) -> Option<Duration> {
-    let is_host = approval.scope.is_access() && approval.secret.is_none();
-    said.or(is_host.then_some(ACCESS_TIME))
+    match (approval.scope.is_access(), &approval.secret) {
+        (false, _) => said,
+        (true, None) => said.or(Some(ACCESS_TIME)),
+        // A person has to add it: there is nothing to be reached by this.
+        (true, Some(_)) => None,
+    }
 }
 
 impl Store {

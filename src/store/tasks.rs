@@ -158,9 +158,14 @@ fn task_run(row: &Row<'_>) -> rusqlite::Result<TaskRun> {
 
 impl Task {
     fn schedule(&self) -> Result<Schedule> {
+        self.schedule_in(None)
+    }
+
+    /// The same times in another zone.
+    pub fn schedule_in(&self, zone: Option<&str>) -> Result<Schedule> {
         let kind = Kind::parse(&self.schedule_type)
             .ok_or_else(|| Error::failed(format!("task {}: no such schedule: {}", self.id, self.schedule_type)))?;
-        Schedule::parse(kind, &self.schedule_value, &self.time_zone)
+        Schedule::parse(kind, &self.schedule_value, zone.unwrap_or(&self.time_zone))
     }
 }
 
@@ -173,6 +178,9 @@ pub(crate) fn find(transaction: &Transaction<'_>, group: &str, id: &str) -> Resu
 /// The task of this id, for who may see all: the group's own, or the only one that
 /// another group has.
 pub(crate) fn find_any(transaction: &Transaction<'_>, group: &str, id: &str) -> Result<Option<Task>, Fault> {
+    if let Some((group, id)) = id.split_once('/') {
+        return find(transaction, group, id);
+    }
     if let Some(own) = find(transaction, group, id)? {
         return Ok(Some(own));
     }
@@ -181,7 +189,9 @@ pub(crate) fn find_any(transaction: &Transaction<'_>, group: &str, id: &str) -> 
     if found.len() > 1 {
         let groups: Vec<&str> = found.iter().map(|task| task.group.as_str()).collect();
         let what = format!("there is a task `{id}` of each of the groups {}", groups.join(", "));
-        return Err(Error::refused(what).hint("belljar task list; belljar task show -g GROUP ID").into());
+        return Err(Error::refused(what)
+            .hint(format!("say which: {}/{id}", groups.first().copied().unwrap_or_default()))
+            .into());
     }
     Ok(found.pop())
 }
@@ -443,7 +453,7 @@ impl Store {
     pub fn end_task(&self, run: &TaskRun, task: &Task, end: &TaskEnd) -> Result<()> {
         self.write("end a task in", |transaction| {
             let chat = chats::own_chat(transaction, &task.group, &task.chat)?;
-            let queue = |reply: &String| outgoing::queue(transaction, &chat, &task.group, reply).map(|_| ());
+            let queue = |reply: &String| outgoing::answer(transaction, &chat, &task.group, reply).map(|_| ());
             let error = match end.replies.iter().try_for_each(queue) {
                 Ok(()) => end.error.clone(),
                 // Too many are on their way. It is done all the same, and not begun again.

@@ -1,5 +1,8 @@
 //! A real IRC server (ngircd), people on it, and the channel program under test.
 
+// Each test executable compiles this module, and uses a part of it.
+#![allow(dead_code)]
+
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
