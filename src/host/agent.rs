@@ -9,7 +9,8 @@ use crate::config::{AgentKind, GroupConfig};
 /// Longest line of an agent, in bytes, and all between two markers.
 pub const LONGEST_LINE: usize = 16 << 20;
 /// Longest answer, in bytes; what is longer is cut, and says so.
-pub const LONGEST_ANSWER: usize = 1 << 20;
+/// A channel's line holds it, whatever JSON makes of it.
+pub const LONGEST_ANSWER: usize = 128 << 10;
 const BEGIN: &str = "---NANOCLAW_OUTPUT_START---";
 const END: &str = "---NANOCLAW_OUTPUT_END---";
 

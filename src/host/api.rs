@@ -127,6 +127,7 @@ async fn start(host: &Rc<Host>, request: Request<Incoming>) -> Answer {
     };
     let told = super::run::carry_out(host, asked).await;
     drop(place);
+    host.queue.wake();
     match told {
         Told::Ended(ended) => reply(StatusCode::OK, &ended),
         Told::Refused { message, hint } => refusal(StatusCode::UNPROCESSABLE_ENTITY, &message, hint.as_deref()),

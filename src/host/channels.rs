@@ -1,7 +1,7 @@
 //! The programs that connect chat networks: started, spoken with, and started again.
 //! docs/channels.md has what is said.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
@@ -18,7 +18,7 @@ use super::child::MANAGERS;
 use super::router::{Said, hear};
 use crate::channel::protocol::{FromChannel, LONGEST_LINE, Message, ToChannel, line, parse};
 use crate::config::{ChannelConfig, create_private};
-use crate::error::{Context, Error, Result, printable};
+use crate::error::{Context, Error, Kind, Result, printable};
 use crate::journal::Priority;
 use crate::store::{LOCAL, Outgoing, Sent};
 use crate::sys;
@@ -31,6 +31,8 @@ const IN_HAND: usize = 32;
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// What runs longer has not failed at once.
 const SETTLED: Duration = Duration::from_secs(60);
+/// What waits is looked for again after this at the latest.
+const LOOK: Duration = Duration::from_secs(30);
 /// Lines that are not understood and told to the log, of one program.
 const COMPLAINTS: u32 = 5;
 /// The wait before what could not be sent is tried again.
@@ -64,8 +66,10 @@ struct Channel {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    in_hand: HashSet<i64>,
-    rests_until: Option<Instant>,
+    /// Numbers and chats of what the program is to send.
+    in_hand: HashMap<i64, String>,
+    /// Chats that are left alone for a while.
+    resting: HashMap<String, Instant>,
     not_understood: u32,
 }
 
@@ -101,8 +105,8 @@ impl Channel {
             child,
             stdin,
             stdout,
-            in_hand: HashSet::new(),
-            rests_until: None,
+            in_hand: HashMap::new(),
+            resting: HashMap::new(),
             not_understood: 0,
         })
     }
@@ -124,10 +128,11 @@ impl Channel {
         self.host.events.tell("channel", Priority::Info, &format!("the channel {} is ready", self.name), &[]);
         self.settle_handed(remembers).await?;
         let mut rung = self.host.rung.subscribe();
+        let mut refresh = self.host.refresh.subscribe();
         text.clear();
         loop {
             self.hand_over().await?;
-            let rest = self.rests_until;
+            let rest = self.resting.values().min().copied();
             let wake = async move {
                 match rest {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -144,7 +149,10 @@ impl Channel {
                         return Ok(());
                     }
                 }
-                () = wake => self.rests_until = None,
+                Ok(()) = refresh.changed() => self.write(&ToChannel::Refresh).await?,
+                // What was rung while nobody listened.
+                () = sleep(LOOK) => {}
+                () = wake => self.resting.retain(|_, until| *until > Instant::now()),
             }
         }
     }
@@ -192,9 +200,10 @@ impl Channel {
     }
 
     async fn hand_over(&mut self) -> Result<()> {
-        while self.rests_until.is_none() && self.in_hand.len() < IN_HAND {
+        while self.in_hand.len() < IN_HAND {
             let (prefix, count) = (self.prefix(), IN_HAND - self.in_hand.len());
-            let next = self.host.with_store(move |store| store.hand_over(&prefix, count)).await?;
+            let resting: Vec<String> = self.resting.keys().cloned().collect();
+            let next = self.host.with_store(move |store| store.hand_over(&prefix, &resting, count)).await?;
             if next.is_empty() {
                 return Ok(());
             }
@@ -207,8 +216,13 @@ impl Channel {
 
     async fn send(&mut self, one: Outgoing, again: bool) -> Result<()> {
         let chat = one.chat.strip_prefix(&self.prefix()).unwrap_or(&one.chat).to_owned();
-        self.in_hand.insert(one.seq);
-        self.write(&ToChannel::Send { id: one.seq.to_string(), chat, text: one.text, again }).await
+        let said = ToChannel::Send { id: one.seq.to_string(), chat, text: one.text, again };
+        if line(&said).is_ok_and(|line| line.len() > LONGEST_LINE) {
+            let why = Sent::Never("it is too long for a line".to_owned());
+            return self.host.with_store(move |store| store.sent(one.seq, &why)).await;
+        }
+        self.in_hand.insert(one.seq, one.chat);
+        self.write(&said).await
     }
 
     async fn hears(&mut self, line: &[u8]) -> Result<()> {
@@ -233,7 +247,11 @@ impl Channel {
             FromChannel::Chat { chat, .. } if !is_name(&chat) => Ok(()),
             FromChannel::Message(message) => {
                 let id = message.id.clone();
-                hear(&self.host, said_of(&self.name, message)).await?;
+                match hear(&self.host, said_of(&self.name, message)).await {
+                    // Too much waits for its group: the others' channel goes on.
+                    Err(error) if error.kind == Kind::Refused => self.host.events.tell_error("messages", &error),
+                    heard => drop(heard?),
+                }
                 self.write(&ToChannel::Stored { id }).await
             }
             FromChannel::Chat { chat, name } => {
@@ -242,7 +260,9 @@ impl Channel {
             }
             FromChannel::Sent { id } => self.became(&id, Sent::Yes).await,
             FromChannel::Failed { id, error, retry: true } => {
-                self.rests_until = Some(Instant::now() + LATER);
+                if let Some(chat) = id.parse().ok().and_then(|seq: i64| self.in_hand.get(&seq)) {
+                    self.resting.insert(chat.clone(), Instant::now() + LATER);
+                }
                 self.became(&id, Sent::Later(error)).await
             }
             FromChannel::Failed { id, error, retry: false } => {
@@ -255,7 +275,7 @@ impl Channel {
 
     async fn became(&mut self, id: &str, outcome: Sent) -> Result<()> {
         // Only of what it has in hand.
-        let Some(seq) = id.parse().ok().filter(|seq| self.in_hand.remove(seq)) else { return Ok(()) };
+        let Some(seq) = id.parse().ok().filter(|seq| self.in_hand.remove(seq).is_some()) else { return Ok(()) };
         self.host.with_store(move |store| store.sent(seq, &outcome)).await
     }
 }

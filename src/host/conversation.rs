@@ -28,6 +28,8 @@ pub const RUN_NAME: &str = "host";
 pub const AT_ONCE: (usize, usize) = (200, 256 << 10);
 /// How long an agent that was told to end may take, and one that is written to.
 const GRACE: Duration = Duration::from_secs(20);
+/// How long an agent may take to read what it is told at first.
+const BRIEFING: Duration = Duration::from_secs(120);
 const IDLE_CLOSE: Duration = Duration::from_secs(60);
 const TURN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Of what the agent prints beside its answers, so many bytes are kept.
@@ -149,6 +151,7 @@ impl Conversation {
         let agent = Agent::of(&config.for_group(group));
         let place = host.place(group)?;
         place.take_back_close();
+        place.take_back_messages();
         super::board::refresh(host).await;
         let environment = vec![format!("BELLJAR_CHAT={}", briefing.chat), format!("BELLJAR_GROUP={group}")];
         let command = agent.command(briefing.session);
@@ -158,8 +161,12 @@ impl Conversation {
         let (input, keep) = agent.first_input(briefing);
         let mut stdin = streams.stdin.take();
         if let Some(stdin) = &mut stdin {
-            // One that does not read says nothing either, and runs into its time limit.
-            let _ = timeout(GRACE, stdin.write_all(input.as_bytes())).await;
+            // One that has gone or does not want to know says so by its end; half a prompt is none.
+            if timeout(BRIEFING, stdin.write_all(input.as_bytes())).await.is_err() {
+                run.terminate();
+                let what = format!("the agent of group {group} does not read its prompt");
+                return Err(Error::failed(what).hint("an agent reads its stdin to the end before it writes much"));
+            }
         }
         Ok(Self {
             host: Rc::clone(host),
@@ -250,6 +257,12 @@ impl Conversation {
     async fn turn(&mut self, outcome: Outcome) {
         self.quiet_since = Instant::now();
         if let Some(error) = outcome.error {
+            // What follows may be the answer to the next one.
+            let is_read = self.waiting.front().is_some_and(|batch| self.is_read(batch));
+            let failed = if is_read { self.waiting.pop_front() } else { None };
+            if let Some(batch) = failed {
+                self.give_back(batch.messages).await;
+            }
             self.failure = Some(error);
             self.close();
             return;
@@ -300,6 +313,13 @@ impl Conversation {
         if closed {
             return;
         }
+        // Who writes faster than the agent answers does not keep others waiting.
+        if self.turns > 0 && is_waited_for(&self.host, &self.group, &self.chat).await {
+            if self.waiting.is_empty() {
+                self.close();
+            }
+            return;
+        }
         let (group, chat) = (self.group.clone(), self.chat.clone());
         let taken = self.host.with_store(move |store| store.give(&group, Some(&chat), AT_ONCE)).await;
         let messages = match taken {
@@ -307,10 +327,6 @@ impl Conversation {
             Err(error) => return self.host.events.tell_error("messages", &error),
         };
         if messages.is_empty() {
-            let is_idle = self.waiting.is_empty() && self.turns > 0;
-            if is_idle && is_waited_for(&self.host, &self.group, &self.chat).await {
-                self.close();
-            }
             return;
         }
         let prompt = format::prompt(&messages, &self.zone);
@@ -375,7 +391,8 @@ impl Conversation {
         if let Some(failure) = self.failure.take() {
             return Err(Error::failed(format!("the agent of group {} has failed", self.group)).because(failure));
         }
-        if unanswered || (self.task.is_some() && !well) {
+        let said_nothing = self.task.as_ref().is_some_and(|task| task.replies.is_empty());
+        if unanswered || (said_nothing && !well) {
             let cause = exit["cause"].as_str().unwrap_or("it has ended").to_owned();
             let last = errors.lines().rev().find(|line| !line.trim().is_empty()).map(printable);
             let error = Error::failed(format!("the agent of group {} has not answered", self.group)).because(cause);

@@ -81,6 +81,8 @@ pub(crate) struct Host {
     queue: queue::Queue,
     /// Counts what was changed in the store.
     rung: watch::Sender<u64>,
+    /// Counts how often channels were to be asked for their chats.
+    refresh: watch::Sender<u64>,
     /// The IPC directories of groups.
     groups: RefCell<HashMap<String, Rc<Place>>>,
     /// What each group's agent was shown last.
@@ -128,6 +130,7 @@ pub fn serve(caller: &Caller, dirs: &Dirs, options: Options) -> Result<()> {
         events,
         queue: queue::Queue::default(),
         rung: watch::Sender::new(0),
+        refresh: watch::Sender::new(0),
         groups: RefCell::default(),
         shown: RefCell::default(),
     });
@@ -156,12 +159,31 @@ pub fn serve(caller: &Caller, dirs: &Dirs, options: Options) -> Result<()> {
 
 /// What agents have asked for, and others have changed.
 async fn listen_to_agents(host: Rc<Host>, mut told: UnboundedReceiver<Done>) {
-    while let Some(done) = told.recv().await {
+    let mut next = None;
+    loop {
+        let done = match next.take() {
+            Some(done) => done,
+            None => match told.recv().await {
+                Some(done) => done,
+                None => return,
+            },
+        };
         match done {
             Done::Rung => {
                 // Those that came meanwhile are heard with it.
-                while let Ok(Done::Rung) = told.try_recv() {}
+                loop {
+                    match told.try_recv() {
+                        Ok(Done::Rung) => {}
+                        other => {
+                            next = other.ok();
+                            break;
+                        }
+                    }
+                }
                 host.ring();
+                if matches!(host.with_store(|store| store.take_refresh()).await, Ok(true)) {
+                    host.refresh.send_modify(|count| *count += 1);
+                }
                 board::refresh(&host).await;
             }
             Done::Refused { group, message } => {
@@ -284,7 +306,7 @@ impl Host {
 
     /// The IPC directory of a group.
     fn place(&self, group: &str) -> Result<Rc<Place>> {
-        if let Some(place) = self.groups.borrow().get(group).filter(|place| place.is_current(&self.dirs)) {
+        if let Some(place) = self.groups.borrow().get(group).filter(|place| place.is_there()) {
             return Ok(Rc::clone(place));
         }
         let place = Rc::new(Place::open(&self.dirs, &Groups::new(&self.dirs).find(group)?)?);

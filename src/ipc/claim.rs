@@ -183,10 +183,11 @@ impl Claims {
                 Finished::Done
             }
             Err(error) => {
-                // What the store could not take is tried again at the next start.
-                if store.is_handled(&key).unwrap_or(false) {
-                    settle();
+                // What the store could not take is tried again.
+                if !store.is_handled(&key).unwrap_or(false) {
+                    return Finished::NotYet(claim);
                 }
+                settle();
                 let told = place.say_refused((&claim.shown, operation.name()), &error);
                 Finished::Refused(complaint(&claim.shown, operation.name(), &error, told))
             }

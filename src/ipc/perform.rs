@@ -183,6 +183,8 @@ impl Desk {
                         .into());
                 };
                 let number = outgoing::queue(transaction, &facts.target, &identity.group, &shown)?;
+                // The number tells how much all groups say.
+                let number = (identity.trust() == Trust::Trusted).then_some(number);
                 Ok(answer("the message is on its way", json!({ "message": number, "chat": facts.target })))
             }
             Operation::ScheduleTask(order) => {
@@ -235,8 +237,11 @@ impl Desk {
                     .collect::<rusqlite::Result<_>>()?;
                 Ok(answer(format!("{} groups", names.len()), json!({ "groups": names, "chats": chats })))
             }
-            // The host hears the bell, and asks.
-            Operation::RefreshGroups {} => Ok(answer("the chats are asked for", Value::Null)),
+            Operation::RefreshGroups {} => {
+                // The host hears the bell, and asks.
+                decisions::first_time(transaction, decisions::REFRESH)?;
+                Ok(answer("the chats are asked for", Value::Null))
+            }
             Operation::RegisterGroup { .. } => self.register(transaction, operation),
             Operation::RequestAccess { host, secret, reason } => {
                 let Way::Mcp { run } = way else {

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, open, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, open, statat};
 use serde_json::{Value, json};
 
 use super::files;
@@ -13,6 +13,8 @@ use crate::error::{Context, Error, Result};
 
 /// Refusals that wait to be read at once; then the oldest place is used again.
 const REFUSALS: u32 = 100;
+/// Names in `input/` that are looked at.
+const LOOKED_AT: usize = 4096;
 
 /// A group's IPC directory.
 #[derive(Debug)]
@@ -51,18 +53,29 @@ impl Place {
         opened().step(step).map_err(hint)
     }
 
-    /// Whether these are the directories of those names still: a person may have
-    /// removed them.
-    pub fn is_current(&self, dirs: &Dirs) -> bool {
-        let same = |held: &OwnedFd, name: &str| {
-            let path = dirs.data.join("ipc").join(&self.group).join(name);
-            let (Ok(held), Ok(named)) = (fstat(held), rustix::fs::lstat(path)) else { return false };
-            (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+    /// Whether these directories are there still: a person may have removed them.
+    pub fn is_there(&self) -> bool {
+        [&self.top, &self.messages, &self.tasks, &self.input]
+            .into_iter()
+            .all(|held| fstat(held).is_ok_and(|stat| stat.st_nlink > 0))
+    }
+
+    /// Takes back what a run that was killed has not read of the host's: it comes anew.
+    pub fn take_back_messages(&self) {
+        let Ok(directory) = Dir::read_from(&self.input) else { return };
+        let ours = |name: &[u8]| {
+            let digits = |part: &[u8], count: usize| part.len() == count && part.iter().all(u8::is_ascii_digit);
+            name.len() == 31
+                && digits(&name[..15], 15)
+                && name[15] == b'-'
+                && digits(&name[16..26], 10)
+                && name.ends_with(b".json")
         };
-        same(&self.top, "")
-            && same(&self.messages, "messages")
-            && same(&self.tasks, "tasks")
-            && same(&self.input, "input")
+        // An agent can have put a million others there.
+        let names = directory.take(LOOKED_AT).flatten().map(|entry| entry.file_name().to_owned());
+        for name in names.filter(|name| ours(name.to_bytes())).collect::<Vec<_>>() {
+            let _ = rustix::fs::unlinkat(self.input.as_fd(), name, AtFlags::empty());
+        }
     }
 
     /// The group.

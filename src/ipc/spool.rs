@@ -29,6 +29,8 @@ const TURN: usize = 16;
 const TURN_TIME: Duration = Duration::from_millis(30);
 /// Names that are remembered of a directory; beyond that it is read.
 const REMEMBERED: usize = 1024;
+/// Reads of events before files are taken.
+const EVENTS: u32 = 64;
 /// Files of a group that are looked at again, because they may still be written.
 const UNFINISHED: usize = 16;
 /// In milliseconds, how long after.
@@ -151,7 +153,7 @@ impl Reader {
     fn look_at_groups(&mut self) -> Result<()> {
         let groups = Groups::new(&self.dirs).list()?;
         let is_there = |name: &str| groups.iter().any(|group| group.name.as_str() == name);
-        let is_gone = |(name, spool): &(&String, &GroupSpool)| !is_there(name) || !spool.place.is_current(&self.dirs);
+        let is_gone = |(name, spool): &(&String, &GroupSpool)| !is_there(name) || !spool.place.is_there();
         let gone: Vec<String> = self.groups.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             if let Some(left) = self.groups.remove(&name) {
@@ -241,7 +243,8 @@ impl Reader {
 
     fn hear(&mut self) -> Result<()> {
         let mut rung = false;
-        loop {
+        // The rest at the next poll: an agent can make events faster than they are read.
+        for _ in 0..EVENTS {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => break,
@@ -265,7 +268,9 @@ impl Reader {
             }
         }
         if rung {
-            self.look_at_groups()?;
+            if let Err(error) = self.look_at_groups() {
+                self.say(Done::Failed { group: None, error });
+            }
             self.say(Done::Rung);
         }
         Ok(())

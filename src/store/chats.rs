@@ -74,6 +74,13 @@ fn drop_strays(transaction: &Transaction<'_>, group: &str) -> Result<(), Fault> 
     let strays = "DELETE FROM message WHERE grp = ?1 AND state = 'waiting' AND chat <> ?2 \
                   AND chat NOT IN (SELECT jid FROM binding WHERE grp = ?1)";
     transaction.execute(strays, params![group, format!("{LOCAL}{group}")])?;
+    if group == crate::config::MAIN {
+        return Ok(());
+    }
+    // What it has not said there yet would be said in another group's chat.
+    let unsaid = "UPDATE outgoing SET state = 'failed', error = 'the chat is no longer the group''s' \
+                  WHERE grp = ?1 AND state = 'queued' AND chat NOT IN (SELECT jid FROM binding WHERE grp = ?1)";
+    transaction.execute(unsaid, [group])?;
     Ok(())
 }
 

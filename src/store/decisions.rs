@@ -13,6 +13,9 @@ use crate::error::Result;
 const KEPT: i64 = 10_000;
 const NOW_AND_THEN: i64 = 100;
 
+/// The key that says that channels are to be asked for their chats.
+pub(crate) const REFRESH: &str = "refresh";
+
 /// One thing that an agent asked for.
 #[derive(Debug, Clone, Serialize)]
 pub struct Decision {
@@ -75,6 +78,15 @@ impl Store {
             let found = transaction.query_row("SELECT 1 FROM handled WHERE key = ?1", [key], |_| Ok(())).optional()?;
             Ok(found.is_some())
         })
+    }
+
+    /// Whether channels are to be asked for their chats; once.
+    pub fn take_refresh(&self) -> Result<bool> {
+        if !self.is_handled(REFRESH)? {
+            return Ok(false);
+        }
+        self.forget_handled(&[REFRESH.to_owned()])?;
+        Ok(true)
     }
 
     /// What the keys stood for is gone: they are needed no more.

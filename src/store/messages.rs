@@ -84,7 +84,12 @@ fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
 }
 
 fn set(transaction: &Transaction<'_>, messages: &[i64], state: &str) -> Result<(), Fault> {
-    let mut statement = transaction.prepare("UPDATE message SET state = ?2 WHERE seq = ?1")?;
+    // Of what was answered the key is needed only, by which the same one again is known.
+    let set = match state {
+        "answered" => "UPDATE message SET state = ?2, text = '' WHERE seq = ?1",
+        _ => "UPDATE message SET state = ?2 WHERE seq = ?1",
+    };
+    let mut statement = transaction.prepare(set)?;
     for seq in messages {
         statement.execute(params![seq, state])?;
     }
@@ -94,7 +99,7 @@ fn set(transaction: &Transaction<'_>, messages: &[i64], state: &str) -> Result<(
 /// What nobody was meant by, and is not read soon, is left out.
 fn leave_out_old(transaction: &Transaction<'_>, chat: &str) -> Result<(), Fault> {
     transaction.execute(
-        "UPDATE message SET state = 'answered' WHERE seq IN (SELECT seq FROM (SELECT seq, \
+        "UPDATE message SET state = 'answered', text = '' WHERE seq IN (SELECT seq FROM (SELECT seq, \
          row_number() OVER latest AS number, sum(length(CAST(text AS BLOB))) OVER latest AS bytes \
          FROM message WHERE state = 'waiting' AND wakes = 0 AND chat = ?1 \
          WINDOW latest AS (ORDER BY seq DESC)) WHERE number > ?2 OR bytes > ?3)",
@@ -108,6 +113,10 @@ impl Store {
     /// group's agent: people can write faster than it reads.
     pub fn hear(&self, heard: &Heard) -> Result<bool> {
         self.write("keep a message in", |transaction| {
+            // It may have gone to another group since it was asked whose it is.
+            if chats::owner_of(transaction, &heard.chat)?.as_deref() != Some(heard.group.as_str()) {
+                return Ok(false);
+            }
             let waiting: i64 = transaction.query_row(
                 "SELECT count(*) FROM message WHERE state = 'waiting' AND grp = ?1",
                 [&heard.group],

@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const QUEUE: i64 = 1000;
 /// The same with answers, which people have asked for.
 const ANSWERS: i64 = 10_000;
+/// What was sent is kept while not so many came after it.
+const KEPT: i64 = 20_000;
 /// Messages of a local chat that are kept to be read.
 const LOCAL_KEPT: i64 = 1000;
 
@@ -94,15 +96,18 @@ impl Store {
     /// The oldest messages that wait for a channel, whose chats begin with
     /// `prefix`; they are `handed` from now on. The second of each pair says
     /// whether it was handed before.
-    pub fn hand_over(&self, prefix: &str, count: usize) -> Result<Vec<Outgoing>> {
+    pub fn hand_over(&self, prefix: &str, resting: &[String], count: usize) -> Result<Vec<Outgoing>> {
+        let resting = serde_json::to_string(resting).unwrap_or_else(|_| "[]".to_owned());
         self.write("take outgoing messages from", |transaction| {
             let mut statement = transaction.prepare(
-                "SELECT * FROM outgoing WHERE state = 'queued' AND substr(chat, 1, length(?1)) = ?1 ORDER BY seq LIMIT ?2",
+                "SELECT * FROM outgoing WHERE state = 'queued' AND substr(chat, 1, length(?1)) = ?1 \
+                 AND chat NOT IN (SELECT value FROM json_each(?3)) ORDER BY seq LIMIT ?2",
             )?;
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             let taken: Vec<Outgoing> =
-                statement.query_map(params![prefix, count], outgoing)?.collect::<rusqlite::Result<_>>()?;
-            let mut update = transaction.prepare("UPDATE outgoing SET state = 'handed', tries = tries + 1 WHERE seq = ?1")?;
+                statement.query_map(params![prefix, count, resting], outgoing)?.collect::<rusqlite::Result<_>>()?;
+            let mut update =
+                transaction.prepare("UPDATE outgoing SET state = 'handed', tries = tries + 1 WHERE seq = ?1")?;
             for one in &taken {
                 update.execute([one.seq])?;
             }
@@ -131,6 +136,11 @@ impl Store {
             transaction.execute(
                 "UPDATE outgoing SET state = ?2, error = ?3 WHERE seq = ?1 AND state IN ('queued', 'handed')",
                 params![seq, state, error],
+            )?;
+            transaction.execute(
+                "DELETE FROM outgoing WHERE state IN ('sent', 'failed') AND chat = (SELECT chat FROM outgoing \
+                 WHERE seq = ?1) AND seq <= ?1 - ?2",
+                params![seq, KEPT],
             )?;
             Ok(())
         })

@@ -41,6 +41,7 @@ CREATE TABLE task_run (
     UNIQUE (grp, task, due_wall)
 ) STRICT;
 CREATE INDEX task_run_state ON task_run (state, grp, seq);
+CREATE INDEX task_run_task ON task_run (grp, task, seq);
 CREATE TABLE handled (
     key TEXT NOT NULL PRIMARY KEY
 ) STRICT, WITHOUT ROWID;

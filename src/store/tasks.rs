@@ -17,7 +17,11 @@ const MOST: i64 = 200;
 /// What the runs of a cancelled task begin with in place of its id, which never has it.
 const CANCELLED: &str = "/";
 /// Completed tasks of a group that are remembered.
-const COMPLETED: i64 = 500;
+const COMPLETED: i64 = 50;
+/// Bytes that the prompts and scripts of a group's tasks may have.
+const BYTES: i64 = 1 << 20;
+/// Runs of a task that are remembered.
+const RUNS: i64 = 200;
 
 /// Which conversation a task's agent is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -215,6 +219,7 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         let what = format!("group {} has {count} tasks, as many as may be", new.group);
         return Err(Error::refused(what).hint("cancel one first: belljar task cancel ID").into());
     }
+    check_room(transaction, &new.group, new.prompt.len() + new.script.as_ref().map_or(0, String::len))?;
     let id = match &new.id {
         Some(id) => {
             check_id(id)?;
@@ -228,7 +233,8 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
     let first = new.schedule.first(now)?;
     transaction.execute(
         "DELETE FROM task WHERE grp = ?1 AND id IN (SELECT id FROM task WHERE grp = ?1 AND status = 'completed' \
-         ORDER BY created_wall DESC LIMIT -1 OFFSET ?2)",
+         AND NOT EXISTS (SELECT 1 FROM task_run WHERE task_run.grp = task.grp AND task_run.task = task.id \
+         AND state IN ('waiting', 'running')) ORDER BY created_wall DESC LIMIT -1 OFFSET ?2)",
         params![new.group, COMPLETED],
     )?;
     transaction.execute(
@@ -249,6 +255,21 @@ pub(crate) fn add(transaction: &Transaction<'_>, new: &NewTask) -> Result<String
         ],
     )?;
     Ok(id)
+}
+
+/// What all of a group's tasks say is read and shown again and again.
+fn check_room(transaction: &Transaction<'_>, group: &str, more: usize) -> Result<(), Fault> {
+    let all: i64 = transaction.query_row(
+        "SELECT coalesce(sum(length(CAST(prompt AS BLOB)) + length(CAST(coalesce(script, '') AS BLOB))), 0) \
+         FROM task WHERE grp = ?1",
+        [group],
+        |row| row.get(0),
+    )?;
+    if all.saturating_add(i64::try_from(more).unwrap_or(i64::MAX)) > BYTES {
+        let what = format!("the tasks of group {group} say more than {} KiB", BYTES >> 10);
+        return Err(Error::refused(what).hint("put what is long into a file, and name the file").into());
+    }
+    Ok(())
 }
 
 fn check_id(id: &str) -> Result<()> {
@@ -280,6 +301,10 @@ pub(crate) fn set_paused(transaction: &Transaction<'_>, task: &Task, pause: Paus
         "UPDATE task SET status = ?3, next_wall = ?4 WHERE grp = ?1 AND id = ?2",
         params![task.group, task.id, wanted, next],
     )?;
+    if pause == Pause::Yes {
+        let waiting = "UPDATE task_run SET state = 'skipped' WHERE grp = ?1 AND task = ?2 AND state = 'waiting'";
+        transaction.execute(waiting, [&task.group, &task.id])?;
+    }
     Ok(())
 }
 
@@ -311,6 +336,8 @@ pub(crate) fn update(transaction: &Transaction<'_>, task: &Task, changes: &Chang
         Some(schedule) => schedule.clone(),
         None => task.schedule()?,
     };
+    let more = changes.prompt.iter().chain(&changes.script).map(String::len).sum();
+    check_room(transaction, &task.group, more)?;
     let (status, next) = match &changes.schedule {
         Some(schedule) => {
             let status = if task.status == "paused" { "paused" } else { "active" };
@@ -400,6 +427,12 @@ impl Store {
                 transaction.execute(
                     "INSERT INTO task_run (task, grp, due_wall, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                     params![task.id, task.group, at, state],
+                )?;
+                transaction.execute(
+                    "DELETE FROM task_run WHERE grp = ?1 AND task = ?2 AND state NOT IN ('waiting', 'running') \
+                     AND seq <= (SELECT seq FROM task_run WHERE grp = ?1 AND task = ?2 \
+                     ORDER BY seq DESC LIMIT 1 OFFSET ?3)",
+                    params![task.group, task.id, RUNS],
                 )?;
                 let status = if next.is_some() { "active" } else { "completed" };
                 transaction.execute(
