@@ -10,7 +10,7 @@ use crate::config::{AgentKind, GroupConfig};
 pub const LONGEST_LINE: usize = 16 << 20;
 /// Longest answer, in bytes; what is longer is cut, and says so.
 /// A channel's line holds it, whatever JSON makes of it.
-pub const LONGEST_ANSWER: usize = 128 << 10;
+pub const LONGEST_ANSWER: usize = 480 << 10;
 const BEGIN: &str = "---NANOCLAW_OUTPUT_START---";
 const END: &str = "---NANOCLAW_OUTPUT_END---";
 
