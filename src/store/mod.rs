@@ -21,6 +21,7 @@ pub(crate) mod outgoing;
 mod permit;
 mod rate;
 mod tables;
+mod task_runs;
 pub(crate) mod tasks;
 
 use std::path::PathBuf;
@@ -42,7 +43,8 @@ pub use notify::notify;
 pub use outgoing::{Outgoing, Sent};
 pub use permit::{Permit, Scope};
 pub use rate::{Taken, retry_seconds};
-pub use tasks::{Changes, NewTask, Pause, Task, TaskContext, TaskEnd, TaskRun};
+pub use task_runs::{TaskEnd, TaskRun};
+pub use tasks::{Changes, NewTask, Pause, Task, TaskContext};
 
 pub(crate) use file::Fault;
 
