@@ -351,7 +351,7 @@ fn directories_that_are_renamed_on_the_host_are_served_and_not_followed() {
     host.kill();
     host.again();
     host.serves("good");
-    assert!(host.log().contains("ipc/bad"), "{}", host.log());
+    eventually("it says so", SOON, || host.log().contains("ipc/bad"));
     assert_eq!(names_in(&host.jar.path("outside")), before);
     outside.is_untouched(&host);
 }
