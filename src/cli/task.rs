@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{print, surroundings};
 use crate::config::{AgentKind, Config, Groups, MAIN};
 use crate::error::{Error, Result, printable};
-use crate::schedule::{Kind, Schedule, host_zone};
+use crate::schedule::{Kind, Schedule};
 use crate::store::{Changes, LOCAL, NewTask, Pause, Store, Task, TaskContext, tasks};
 
 /// Runs of a task that are shown.
@@ -154,7 +154,7 @@ impl Arguments {
         match self.action {
             Action::Add(add) => {
                 let group = Groups::new(&dirs).find(&add.group)?;
-                let zone = config.host.time_zone.clone().unwrap_or_else(host_zone);
+                let zone = config.host.zone();
                 let schedule = add.when.schedule(&zone)?.ok_or_else(|| {
                     Error::usage("when is it to be done?")
                         .hint("--cron '0 9 * * *', --every 1h or --at 2027-01-31T08:30:00")

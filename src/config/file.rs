@@ -299,6 +299,11 @@ impl HostConfig {
         self.assistant.as_deref().unwrap_or("belljar")
     }
 
+    /// The time zone of schedules, and of the times that agents read.
+    pub fn zone(&self) -> String {
+        self.time_zone.clone().unwrap_or_else(crate::schedule::host_zone)
+    }
+
     /// How a message begins that wakes the agent, where nothing else is said.
     pub fn trigger(&self) -> String {
         format!("@{}", self.assistant())

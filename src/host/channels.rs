@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Host;
 use super::child::MANAGERS;
+use super::lines::{End, read_line};
 use super::router::{Said, hear};
 use crate::channel::protocol::{FromChannel, LONGEST_LINE, Message, ToChannel, line, parse};
 use crate::config::{ChannelConfig, create_private};
@@ -117,7 +118,7 @@ impl Channel {
 
     async fn serve(&mut self) -> Result<()> {
         let mut text = Vec::new();
-        let remembers = match timeout(PATIENCE, self.next_line(&mut text)).await {
+        let remembers = match timeout(PATIENCE, next_line(&mut self.stdout, &mut text)).await {
             Ok(Some(line)) => match parse::<FromChannel>(&line) {
                 Ok(FromChannel::Ready { remembers }) => remembers,
                 _ => return Err(self.failed("its first line is not {\"type\":\"ready\"}")),
@@ -155,10 +156,6 @@ impl Channel {
                 () = wake => self.resting.retain(|_, until| *until > Instant::now()),
             }
         }
-    }
-
-    async fn next_line(&mut self, text: &mut Vec<u8>) -> Option<Vec<u8>> {
-        next_line(&mut self.stdout, text).await
     }
 
     fn failed(&self, why: impl std::fmt::Display) -> Error {
@@ -311,24 +308,13 @@ async fn lock(path: &std::path::Path) -> Result<File> {
 /// The next line; one that is too long is passed over. Nothing is lost when it is
 /// not waited for any more.
 async fn next_line(stream: &mut BufReader<ChildStdout>, text: &mut Vec<u8>) -> Option<Vec<u8>> {
-    loop {
-        let available = stream.fill_buf().await.ok()?;
-        if available.is_empty() {
-            return None;
-        }
-        let end = available.iter().position(|byte| *byte == b'\n');
-        let part = &available[..end.unwrap_or(available.len())];
-        let room = (LONGEST_LINE + 1).saturating_sub(text.len()).min(part.len());
-        text.extend_from_slice(&part[..room]);
-        let used = end.map_or(available.len(), |end| end + 1);
-        stream.consume(used);
-        if end.is_some() {
-            let line = std::mem::take(text);
-            if line.len() <= LONGEST_LINE {
-                return Some(line);
-            }
+    while read_line(stream, text, LONGEST_LINE).await == End::Line {
+        let line = std::mem::take(text);
+        if line.len() <= LONGEST_LINE {
+            return Some(line);
         }
     }
+    None
 }
 
 /// Whether a name can be a chat's in its channel.

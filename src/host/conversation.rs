@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ use super::Host;
 use super::agent::{Agent, Briefing, LONGEST_ANSWER, LONGEST_LINE, Outcome, Reader, Stdin, beginning, claude_line};
 use super::child::{Ended, Kept, Order, Run, refusal};
 use super::format;
+use super::lines::{End, read_line};
 use super::queue::is_waited_for;
 use crate::config::{AgentKind, Config, MAIN};
 use crate::error::{Error, Result, printable};
@@ -96,7 +97,7 @@ impl Conversation {
     /// Gives messages of one chat to the group's agent.
     pub async fn answer(scene: Scene<'_>, messages: &[Message]) -> Result<Self> {
         let config = Config::load(&scene.host.dirs.config_file())?;
-        let prompt = format::prompt(messages, &scene.host.zone(&config));
+        let prompt = format::prompt(messages, &config.host.zone());
         let chat = messages.first().map(|message| message.chat.clone()).unwrap_or_default();
         let session = scene.session(Session::OfGroup).await?;
         let briefing = Briefing {
@@ -174,7 +175,7 @@ impl Conversation {
             place,
             group: (*group).to_owned(),
             chat: briefing.chat.to_owned(),
-            zone: host.zone(config),
+            zone: config.host.zone(),
             run,
             stdin: stdin.filter(|_| keep == Stdin::Open),
             stdout: streams.stdout.take().map(BufReader::new),
@@ -201,7 +202,7 @@ impl Conversation {
         loop {
             let deadline = self.deadline();
             tokio::select! {
-                more = read_line(&mut self.stdout, &mut self.line) => {
+                more = next_line(&mut self.stdout, &mut self.line) => {
                     if !more {
                         break;
                     }
@@ -453,24 +454,8 @@ fn is_session(id: &str) -> bool {
     !id.is_empty() && id.len() <= LONGEST_SESSION && !id.starts_with('-') && id.chars().all(|c| c.is_ascii_graphic())
 }
 
-/// Adds to `line` up to its end; false at the end of the stream. What is beyond the
-/// longest line, and one byte, is dropped. Nothing is lost when it is not waited for any more.
-async fn read_line(stream: &mut Option<BufReader<ChildStdout>>, line: &mut Vec<u8>) -> bool {
+/// Whether there is another line. The last one may have no end.
+async fn next_line(stream: &mut Option<BufReader<ChildStdout>>, line: &mut Vec<u8>) -> bool {
     let Some(stream) = stream else { return false };
-    loop {
-        let Ok(available) = stream.fill_buf().await else { return false };
-        if available.is_empty() {
-            // The last one may have no end.
-            return !line.is_empty();
-        }
-        let end = available.iter().position(|byte| *byte == b'\n');
-        let part = &available[..end.unwrap_or(available.len())];
-        let room = (LONGEST_LINE + 1).saturating_sub(line.len()).min(part.len());
-        line.extend_from_slice(&part[..room]);
-        let used = end.map_or(available.len(), |end| end + 1);
-        stream.consume(used);
-        if end.is_some() {
-            return true;
-        }
-    }
+    read_line(stream, line, LONGEST_LINE).await == End::Line || !line.is_empty()
 }

@@ -14,6 +14,7 @@ mod child;
 pub mod client;
 mod conversation;
 mod format;
+mod lines;
 mod messages;
 mod place;
 mod queue;
@@ -47,7 +48,6 @@ use crate::error::{Context, Error, Result};
 use crate::ipc::{Desk, Done, Place, Spool};
 use crate::journal::{Events, Priority};
 use crate::runs;
-use crate::schedule::host_zone;
 use crate::store::Store;
 use crate::systemd::notify;
 
@@ -312,11 +312,6 @@ impl Host {
         let place = Rc::new(Place::open(&self.dirs, &Groups::new(&self.dirs).find(group)?)?);
         self.groups.borrow_mut().insert(group.to_owned(), Rc::clone(&place));
         Ok(place)
-    }
-
-    /// The time zone that agents are told times in.
-    fn zone(&self, config: &Config) -> String {
-        config.host.time_zone.clone().unwrap_or_else(host_zone)
     }
 
     fn is_idle(&self) -> bool {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use serde::Serialize;
 
 use super::Host;
+use super::agent::beginning;
 use super::trigger::{Sender, Senders, is_meant};
 use crate::config::Groups;
 use crate::error::Result;
@@ -122,6 +123,5 @@ fn cut(text: String, longest: usize) -> String {
     if text.len() <= longest {
         return text;
     }
-    let end = (0..=longest).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}… (cut)", &text[..end])
+    format!("{}… (cut)", beginning(&text, longest))
 }

@@ -11,7 +11,7 @@ use crate::config::{AgentKind, Config, Dirs, GroupName, Groups, MAIN};
 use crate::error::{Error, Result, printable};
 use crate::plan::Trust;
 use crate::policy::{ACCESS_RULE, Host};
-use crate::schedule::{Kind, Schedule, host_zone};
+use crate::schedule::{Kind, Schedule};
 use crate::store::{
     Binding, Body, Changes, Decision, Fault, Held, NewTask, Pause, Scope, Store, Task, TaskContext, chats, decisions,
     outgoing, tasks,
@@ -70,7 +70,7 @@ pub struct Desk {
 impl Desk {
     /// Of this installation.
     pub fn new(dirs: &Dirs, config: &Config) -> Self {
-        let zone = config.host.time_zone.clone().unwrap_or_else(host_zone);
+        let zone = config.host.zone();
         Self { dirs: dirs.clone(), config: config.clone(), zone }
     }
 

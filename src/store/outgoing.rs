@@ -94,8 +94,7 @@ fn put(transaction: &Transaction<'_>, (chat, group): (&str, &str), text: &str, m
 
 impl Store {
     /// The oldest messages that wait for a channel, whose chats begin with
-    /// `prefix`; they are `handed` from now on. The second of each pair says
-    /// whether it was handed before.
+    /// `prefix`, but of no chat that rests; they are `handed` from now on.
     pub fn hand_over(&self, prefix: &str, resting: &[String], count: usize) -> Result<Vec<Outgoing>> {
         let resting = serde_json::to_string(resting).unwrap_or_else(|_| "[]".to_owned());
         self.write("take outgoing messages from", |transaction| {
